@@ -1,0 +1,230 @@
+"""Every message between the server and the clients: counted, in a fixed order, none lost in silence.
+
+:class:`MeteredGrid` stands between a strategy and Flower's grid. It measures the bytes of each
+message and reply, sorts the replies by client so that nothing depends on their order of arrival,
+and writes down who did not answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from logging import WARNING
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore import log
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.run import Run
+
+POLL_SECONDS = 0.1
+KINDS = ("describe", "train", "evaluate", "personalize")
+"""What a message can ask of a client, in the order of a round."""
+
+
+@dataclass
+class Exchange:
+    """One message to a node and its reply. ``round`` is 0 before the rounds, None after them."""
+
+    node: int
+    round: int | None
+    kind: str
+    bytes_down: int
+    bytes_up: int = 0
+
+
+@dataclass
+class Absence:
+    """A client whose reply was refused, or who sent none."""
+
+    client: int
+    round: int | None
+    kind: str
+    reason: str
+
+
+@dataclass
+class Ledger:
+    """What went over the wire, and what did not."""
+
+    clients: dict[int, int] = field(default_factory=dict)
+    """Node id → client, of every client that takes part."""
+    exchanges: list[Exchange] = field(default_factory=list)
+    refused: list[Absence] = field(default_factory=list)
+    missing: list[Absence] = field(default_factory=list)
+
+    def refuse(self, client: int, round: int | None, kind: str, reason: str) -> None:
+        """Write down, and log, that a client's reply is not used."""
+        self._absent(self.refused, "refused", Absence(client, round, kind, reason))
+
+    def miss(self, client: int, round: int | None, kind: str, reason: str) -> None:
+        """Write down, and log, that a client did not take part."""
+        self._absent(self.missing, "missing", Absence(client, round, kind, reason))
+
+    def bytes(self) -> tuple[int, int]:
+        """Return all bytes (down, up) so far."""
+        down = sum(exchange.bytes_down for exchange in self.exchanges)
+        return down, sum(exchange.bytes_up for exchange in self.exchanges)
+
+    def absent(self, round: int | None, kind: str) -> str:
+        """Return who was refused or missing in one phase, and why, in one line."""
+        return "; ".join(
+            f"client {item.client}: {item.reason}"
+            for item in [*self.refused, *self.missing]
+            if (item.round, item.kind) == (round, kind)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parts of ``results.json`` that tell of communication.
+
+        Messages stand in the order of rounds, kinds and clients, whatever the order of arrival;
+        those to nodes that are no client are left out.
+        """
+        messages = sorted(
+            (
+                {
+                    "round": exchange.round,
+                    "client": self.clients[exchange.node],
+                    "kind": exchange.kind,
+                    "bytes_down": exchange.bytes_down,
+                    "bytes_up": exchange.bytes_up,
+                }
+                for exchange in self.exchanges
+                if exchange.node in self.clients
+            ),
+            key=lambda message: (
+                message["round"] is None, message["round"], KINDS.index(message["kind"]),
+                message["client"],
+            ),
+        )  # fmt: skip
+        return {
+            "communication": {
+                "bytes_down": sum(message["bytes_down"] for message in messages),
+                "bytes_up": sum(message["bytes_up"] for message in messages),
+                "messages": messages,
+            },
+            "refused": [asdict(absence) for absence in self.refused],
+            "missing": [asdict(absence) for absence in self.missing],
+        }
+
+    def _absent(self, absences: list[Absence], word: str, absence: Absence) -> None:
+        where = "" if not absence.round else f", round {absence.round}"
+        log(WARNING, "%s: client %d, %s%s: %s", word, absence.client, absence.kind, where,
+            absence.reason)  # fmt: skip
+        absences.append(absence)
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Return the size of a message's content as Flower serializes it.
+
+    Flower sends a content as a tree of objects and equal objects once; the few hundred bytes of a
+    message's metadata (ids and times, of no fixed length) are not counted.
+    """
+    return sum(len(item.deflate()) for item in get_all_nested_objects(content).values())
+
+
+def round_of(message: Message) -> int | None:
+    """Return the round a message belongs to (its Flower group id), None after the rounds."""
+    return int(message.metadata.group_id) if message.metadata.group_id else None
+
+
+def kind_of(message: Message) -> str:
+    """Return what a message asks for: describe, train, evaluate or personalize."""
+    return message.metadata.message_type.rpartition(".")[2]
+
+
+class MeteredGrid(Grid):
+    """A grid that measures, orders and reports what goes through another one.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid, or the in-process one.
+    ledger : Ledger
+        Where exchanges and missing replies are written down.
+    """
+
+    def __init__(self, grid: Grid, ledger: Ledger) -> None:
+        self.inner = grid
+        self.ledger = ledger
+        self.clients = ledger.clients
+        self.on_reply: Callable[[Message], None] = lambda reply: None
+
+    def set_run(self, run: Run) -> None:
+        """Set the run of the inner grid."""
+        self.inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The inner grid's run."""
+        return self.inner.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the connected nodes."""
+        return self.inner.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; returns their ids, in the same order."""
+        return self.inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have arrived."""
+        return self.inner.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Send messages and wait for the replies, at most ``timeout`` seconds.
+
+        Returns
+        -------
+        list of Message
+            The replies, errors among them, sorted by client.
+        """
+        sent = sorted(messages, key=lambda message: self._order(message.metadata.dst_node_id))
+        exchanges = {
+            message.metadata.dst_node_id: Exchange(
+                message.metadata.dst_node_id,
+                round_of(message),
+                kind_of(message),
+                content_bytes(message.content),
+            )
+            for message in sent
+        }
+        self.ledger.exchanges += exchanges.values()
+        waiting = set(self.push_messages(sent))
+        replies: list[Message] = []
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while waiting and time.monotonic() < deadline:
+            arrived = list(self.pull_messages(waiting))
+            for reply in arrived:
+                waiting.discard(reply.metadata.reply_to_message_id)
+                exchange = exchanges[reply.metadata.src_node_id]
+                exchange.bytes_up = content_bytes(reply.content) if reply.has_content() else 0
+                self.on_reply(reply)
+            replies += arrived
+            if not arrived:
+                time.sleep(POLL_SECONDS)
+        answered = {reply.metadata.src_node_id for reply in replies}
+        for node, exchange in exchanges.items():
+            if node in self.clients and node not in answered:
+                self.ledger.miss(
+                    self.clients[node], exchange.round, exchange.kind, f"no reply in {timeout:g} s"
+                )
+        return sorted(replies, key=lambda reply: self._order(reply.metadata.src_node_id))
+
+    def _order(self, node: int) -> int:
+        return self.clients.get(node, node)

@@ -1,0 +1,23 @@
+"""The errors a user can mend, each one clear line."""
+
+from __future__ import annotations
+
+
+class PotaraError(Exception):
+    """Something a user can mend: the message says what is wrong and how to mend it, in one line."""
+
+
+class SettingsError(PotaraError):
+    """A setting is unknown, ill-typed, out of range, or does not fit the data or the model."""
+
+
+class TrainingError(PotaraError):
+    """Training cannot go on (names the client and the step)."""
+
+
+class RunError(PotaraError):
+    """A federated run cannot go on (names the clients and the reasons)."""
+
+
+class EstimationError(PotaraError):
+    """A quantity behind the mixing weight is not finite (names the client and the adapter)."""

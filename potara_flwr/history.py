@@ -1,0 +1,110 @@
+"""What happened in each round, and how long the rest will take."""
+
+from __future__ import annotations
+
+import time
+from logging import INFO
+from typing import Any
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.supercore import log
+
+from potara_flwr.communication import Ledger
+from potara_flwr.config import Settings
+from potara_flwr.progress import Progress
+from potara_flwr.strategies import LoraAveraging
+
+
+class RoundRecorder:
+    """Writes down and logs every round; Flower's strategy calls it after each one.
+
+    Parameters
+    ----------
+    strategy : LoraAveraging
+        Holds the averaged metrics of the round.
+    ledger : Ledger
+        Holds the bytes.
+    settings : Settings
+        Tell how much work is left.
+    """
+
+    def __init__(self, strategy: LoraAveraging, ledger: Ledger, settings: Settings) -> None:
+        self.strategy = strategy
+        self.ledger = ledger
+        self.settings = settings
+        self.rounds: list[dict[str, Any]] = []
+        self._clock = time.perf_counter()
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Record the round that has just ended (0 is before the first)."""
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        if server_round == 0:
+            return
+        evaluated = self.strategy.evaluate_metrics or MetricRecord()
+        trained = self.strategy.train_metrics or MetricRecord()
+        exchanges = [item for item in self.ledger.exchanges if item.round == server_round]
+        record = {
+            "round": server_round,
+            "loss": evaluated.get("loss"),
+            "accuracy": evaluated.get("accuracy"),
+            "training_loss": trained.get("loss"),
+            "bytes_down": sum(item.bytes_down for item in exchanges),
+            "bytes_up": sum(item.bytes_up for item in exchanges),
+            "seconds": seconds,
+            "clients": self.strategy.sampled,
+        }
+        self.rounds.append(record)
+        self._log("round", server_round, self.settings.federation.rounds, record["loss"],
+                  record["accuracy"], self._seconds_left())  # fmt: skip
+
+    def watch_personalization(self, total: int) -> PersonalizationWatch:
+        """Return a callback that logs each client's reply in the last phase."""
+        return PersonalizationWatch(self, total)
+
+    def _seconds_left(self) -> float:
+        """Estimate the rest from the mean round: rounds to go, then the local steps."""
+        mean = sum(record["seconds"] for record in self.rounds) / len(self.rounds)
+        rounds_left = self.settings.federation.rounds - len(self.rounds)
+        return mean * (rounds_left + self.settings.local.steps / self.settings.train.local_steps)
+
+    def _log(
+        self,
+        phase: str,
+        done: int,
+        total: int,
+        loss: float | None,
+        accuracy: float | None,
+        seconds_left: float,
+    ) -> None:
+        num_bytes = sum(self.ledger.bytes())
+        log(INFO, "%s", Progress.of(phase, done, total, loss, accuracy, num_bytes, seconds_left))
+
+
+class PersonalizationWatch:
+    """Logs how many clients are personalized, and their mean score so far."""
+
+    def __init__(self, recorder: RoundRecorder, total: int) -> None:
+        self.recorder = recorder
+        self.total = total
+        self.scores: list[tuple[float, float]] = []
+        self.replies = 0
+        self._start = time.perf_counter()
+
+    def __call__(self, reply: Message) -> None:
+        """Count one reply."""
+        self.replies += 1
+        if reply.has_content() and (metrics := reply.content.metric_records.get("metrics")):
+            self.scores.append(
+                (float(metrics["loss.personalized"]), float(metrics["accuracy.personalized"]))
+            )
+        losses, accuracies = zip(*self.scores, strict=True) if self.scores else ((), ())
+        elapsed = time.perf_counter() - self._start
+        self.recorder._log(
+            "personalized",
+            self.replies,
+            self.total,
+            sum(losses) / len(losses) if losses else None,
+            sum(accuracies) / len(accuracies) if accuracies else None,
+            elapsed / self.replies * (self.total - self.replies),
+        )

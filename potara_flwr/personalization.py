@@ -1,0 +1,194 @@
+"""A client's last phase, start to end, without Flower: local training, traces, weight, merge.
+
+Everything here runs on the client, on its own samples; what leaves it are the numbers in
+:class:`Personalization`, never an adapter, a sample or a gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from potara_flwr.adapters import Adapter, LoraModel
+from potara_flwr.config import CalibrationSettings, Settings
+from potara_flwr.errors import EstimationError
+from potara_flwr.fisher import (
+    damped,
+    diagonal_fisher,
+    per_sample_gradients,
+    variance_traces,
+)
+from potara_flwr.merging import Segment, Weight, segment_between, truncate
+from potara_flwr.rules import GRID, RULES, Evidence
+from potara_flwr.seeds import derive_seed
+from potara_flwr.tasks.base import ClientData, Samples, Task
+from potara_flwr.training import Score, evaluate, train
+
+
+@dataclass(frozen=True)
+class Personalization:
+    """Both adapters of a client, their merge, and all that is reported of it."""
+
+    local: Adapter
+    personalized: Adapter
+    rule: str
+    weight: float
+    reason: str
+    """Why the weight is not the rule's, or empty."""
+    traces: dict[str, float]
+    bound: dict[str, float]
+    weights: dict[str, float]
+    """Rule → λ (its mean over coordinates for an elementwise rule); ``oracle`` sees test data."""
+    scores: dict[str, Score]
+    """On test data: initial, federated, local, personalized, every rule, oracle."""
+    grid: list[tuple[float, Score]]
+    """Test scores along λ."""
+    svd_error: float | None
+    seconds_local_training: float
+    seconds_weight: float
+    """Gradient passes, the chosen rule and the merge."""
+
+
+def train_local(
+    model: LoraModel, task: Task, data: ClientData, federated: Adapter, settings: Settings
+) -> Adapter:
+    """Train the local adapter on the client's own samples, sending nothing.
+
+    It starts from the initial adapter (``cold``, the paper) or the federated one (``warm``).
+    """
+    adapter, _ = train(
+        model,
+        task,
+        model.initial if settings.local.start == "cold" else federated,
+        data.train,
+        settings.train,
+        steps=settings.local.steps,
+        seed=derive_seed(settings.seed, "local training", data.client),
+        who=f"client {data.client}, local training",
+    )
+    return adapter
+
+
+def gather_evidence(
+    model: LoraModel,
+    task: Task,
+    segment: Segment,
+    calibration: Samples,
+    settings: CalibrationSettings,
+) -> Evidence:
+    """Make one gradient pass at each adapter over the calibration samples.
+
+    Raises
+    ------
+    EstimationError
+        A trace is not finite; names the adapter.
+    """
+    at_federated = per_sample_gradients(model, task, segment.federated_end, calibration)
+    at_local = per_sample_gradients(model, task, segment.local_end, calibration)
+    own_federated = segment.own_factors(at_federated.gradients, "federated")
+    own_local = segment.own_factors(at_local.gradients, "local")
+    mean_federated = {name: g.mean(0) for name, g in at_federated.gradients.items()}
+    mean_local = {name: g.mean(0) for name, g in at_local.gradients.items()}
+    return Evidence(
+        traces=variance_traces(own_federated, own_local, settings.damping),
+        fisher_federated=damped(diagonal_fisher(own_federated), settings.damping),
+        fisher_local=damped(diagonal_fisher(own_local), settings.damping),
+        loss_federated=at_federated.losses.double().mean().item(),
+        loss_local=at_local.losses.double().mean().item(),
+        slope_federated=segment.slope(mean_federated),
+        slope_local=segment.slope(mean_local),
+        loss_at=lambda weight: evaluate(model, task, segment.at(weight), calibration).loss,
+    )
+
+
+def personalize(
+    model: LoraModel, task: Task, data: ClientData, federated: Adapter, settings: Settings
+) -> Personalization:
+    """Turn the federated adapter into this client's personalized one.
+
+    Raises
+    ------
+    TrainingError
+        Local training diverged; names the client and the step.
+    EstimationError
+        A trace or loss behind the mixing weight is not finite; names the client and the adapter.
+    """
+    # 1. Local training.
+    start = time.perf_counter()
+    local = train_local(model, task, data, federated, settings)
+    seconds_local_training = time.perf_counter() - start
+
+    # 2. Traces, 3. weight, 4. merge.
+    start = time.perf_counter()
+    segment = segment_between(federated, local, settings.merge.space)
+    try:
+        evidence = gather_evidence(model, task, segment, data.calibration, settings.calibration)
+        chosen = RULES[settings.merge.rule](evidence)
+        reason = ""
+        if settings.federation.rounds == 0:
+            chosen, reason = 0.0, "no federated round was run: this is the local adapter"
+        personalized, svd_error = merge(segment, chosen, settings)
+        seconds_weight = time.perf_counter() - start
+        weights = {name: rule(evidence) for name, rule in RULES.items()}
+    except EstimationError as error:
+        raise EstimationError(f"client {data.client}: {error}") from None
+
+    # 5. Scores on test data, for the report only.
+    @functools.cache
+    def score_at(weight: float) -> Score:
+        return evaluate(model, task, merge(segment, weight, settings)[0], data.test)
+
+    def score(weight: Weight) -> Score:
+        if isinstance(weight, Mapping):
+            return evaluate(model, task, merge(segment, weight, settings)[0], data.test)
+        return score_at(weight)
+
+    grid = [(point, score_at(point)) for point in GRID]
+    oracle, oracle_score = max(grid, key=lambda item: (item[1].accuracy, -item[1].loss))
+    scores = {
+        "initial": evaluate(model, task, model.initial, data.test),
+        "federated": score_at(1.0),
+        "local": score_at(0.0),
+        "personalized": score(chosen),
+        **{name: score(weight) for name, weight in weights.items()},
+        "oracle": oracle_score,
+    }
+    traces = evidence.traces
+    return Personalization(
+        local=local,
+        personalized=personalized,
+        rule=settings.merge.rule,
+        weight=mean_weight(chosen),
+        reason=reason,
+        traces={"federated": traces.federated, "local": traces.local, "cross": traces.cross},
+        bound={
+            "federated": traces.bound(1.0),
+            "local": traces.bound(0.0),
+            "merged": traces.bound(traces.best_weight()),
+        },
+        weights={name: mean_weight(weight) for name, weight in weights.items()}
+        | {"oracle": oracle},
+        scores=scores,
+        grid=grid,
+        svd_error=svd_error,
+        seconds_local_training=seconds_local_training,
+        seconds_weight=seconds_weight,
+    )
+
+
+def merge(segment: Segment, weight: Weight, settings: Settings) -> tuple[Adapter, float | None]:
+    """Merge at ``weight`` in the space of the settings; return the SVD's error where one is made."""
+    merged = segment.at(weight)
+    if settings.merge.space == "delta" and settings.merge.svd:
+        return truncate(merged, settings.lora.rank)
+    return merged, None
+
+
+def mean_weight(weight: Weight) -> float:
+    """Return λ, or its mean over all coordinates."""
+    if not isinstance(weight, Mapping):
+        return weight
+    total = sum(tensor.double().sum().item() for tensor in weight.values())
+    return total / sum(tensor.numel() for tensor in weight.values())

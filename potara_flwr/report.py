@@ -1,0 +1,281 @@
+"""The report of a run: one page of HTML that stands alone, and its figures as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from potara_flwr.console import Results, byte_unit, number, percent, scientific, summary_rows
+from potara_flwr.figures import FIGURES
+
+CAPTIONS = {
+    "accuracy-along-weight": "Each panel is a client: the line is the test accuracy of its merge "
+    "from the local adapter (λ = 0) to the federated one (λ = 1), each mark is where a rule puts λ "
+    "(a rule with a λ per coordinate stands at its mean λ, off the line), and the nearer a mark is "
+    "to the height of the ring, the oracle, which sees the test data, the better.",
+    "traces-and-bound": "Above, the larger of a and b belongs to the adapter of which the client's "
+    "calibration samples are less sure; below, the closed form puts λ* where the bound is lowest, "
+    "so the diamond is never above the other two (an open mark on the lower edge is a zero).",
+    "accuracy-per-client": "Personalization pays for a client where its third bar is the highest; "
+    "the group on the right is the mean over clients.",
+    "accuracy-against-bytes": "Up and to the left is better: the line is what the rounds buy with "
+    "their bytes, and the star what merging adds for one more message per client.",
+    "learning-curves": "A test loss that rises while the training loss falls is overfitting; a "
+    "round that was not evaluated has no point.",
+}
+"""Figure → the sentence that says how to read it."""
+
+DPI = 150
+"""Dots per inch of the figures."""
+
+STYLE = """
+  body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1a1a1a;
+         background: #fff; max-width: 960px; margin: 0 auto; padding: 24px 20px 48px; }
+  h1 { font-size: 26px; line-height: 1.25; margin: 0 0 12px; }
+  h2 { font-size: 19px; margin: 36px 0 8px; border-bottom: 1px solid #ccc; padding-bottom: 4px; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+  th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #555; }
+  th, td { padding: 4px 12px; }
+  td { text-align: right; border-bottom: 1px solid #e4e4e4; }
+  .text, th:first-child, td:first-child { text-align: left; }
+  .text { overflow-wrap: anywhere; }
+  tr.chosen td { font-weight: 600; background: #e9f5f0; }
+  tr.oracle td { color: #555; font-style: italic; }
+  .note { color: #444; font-size: 14px; }
+  figure { margin: 16px 0 32px; break-inside: avoid; }
+  figure img { max-width: 100%; height: auto; display: block; }
+  figcaption { color: #444; font-size: 14px; margin-top: 6px; }
+  @media print {
+    body { max-width: none; padding: 0; font-size: 11pt; }
+    .scroll { overflow: visible; }
+    table { font-size: 9pt; }
+    th, td { padding: 2px 7px; }
+    tr, figure { break-inside: avoid; }
+    h2 { break-after: avoid; }
+    tr.chosen td { print-color-adjust: exact; }
+  }
+"""
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p>{{ explanation }}</p>
+
+<h2>Summary</h2>
+<div class="scroll"><table>
+<thead><tr><th>Adapter</th><th>Mean<br>accuracy (%)</th>
+<th>Example-weighted<br>accuracy (%)</th><th>Mean<br>loss</th><th>Mean<br>λ</th>
+<th>Regret<br>(points)</th></tr></thead>
+<tbody>
+{% for row in summary -%}
+<tr{% if row.note == "chosen" %} class="chosen"{% elif row.name == "oracle" %} class="oracle"
+{%- endif %}><td>{{ row.label }}</td><td>{{ row.accuracy | percent }}</td>
+<td>{{ row.weighted_accuracy | percent }}</td><td>{{ row.loss | number(3) }}</td>
+<td>{{ row.weight | number }}</td><td>{{ row.regret | percent }}</td></tr>
+{% endfor -%}
+</tbody></table></div>
+<p class="note">All scores are on test data. <strong>The oracle sees the test data</strong>: it is
+the best of the weights on a grid, chosen by test accuracy itself. No client could choose so, and
+it flatters; it is here as the yardstick. Regret is the mean accuracy that a rule loses against it.
+{{ communication }}</p>
+
+<h2>Clients</h2>
+{% if clients -%}
+<div class="scroll"><table>
+<thead><tr><th>Client</th><th>Train samples</th><th>Test samples</th><th>λ</th>
+<th>a<br>federated trace</th><th>b<br>local trace</th><th>c<br>cross trace</th>
+<th>Federated (%)</th><th>Local (%)</th><th>Personalized (%)</th>
+{%- if svd %}<th>SVD error</th>{% endif %}</tr></thead>
+<tbody>
+{% for row in clients -%}
+<tr><td>{{ row.client }}</td><td>{{ row.num_train }}</td><td>{{ row.num_test }}</td>
+<td>{{ row.personalized.weight | number }}{% if row.personalized.reason %}*{% endif %}</td>
+<td>{{ row.traces.federated | scientific }}</td><td>{{ row.traces.local | scientific }}</td>
+<td>{{ row.traces.cross | scientific }}</td><td>{{ row.accuracy.federated | percent }}</td>
+<td>{{ row.accuracy.local | percent }}</td><td>{{ row.personalized.accuracy | percent }}</td>
+{%- if svd %}<td>{{ row.svd_error | number(4) }}</td>{% endif %}</tr>
+{% endfor -%}
+</tbody></table></div>
+<p class="note">λ is the weight on the federated adapter in the client's personalized adapter:
+1 is all federated, 0 all local.
+{%- for reason, named in reasons.items() %}<br>* {{ named }}: {{ reason }}.{% endfor %}</p>
+{%- else %}<p>No client was personalized.</p>{% endif %}
+
+<h2>Figures</h2>
+{% for figure in figures -%}
+<figure><img src="data:image/png;base64,{{ figure.image }}" width="{{ figure.width }}"
+alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+{% for heading, entries in troubles -%}
+<h2>{{ heading }}</h2>
+{% if entries -%}
+<div class="scroll"><table>
+<thead><tr><th>Client</th><th class="text">When</th><th class="text">Message</th>
+<th class="text">Reason</th></tr></thead>
+<tbody>
+{% for entry in entries -%}
+<tr><td>{{ entry.client }}</td><td class="text">{{ entry.round | when }}</td>
+<td class="text">{{ entry.kind }}</td><td class="text">{{ entry.reason }}</td></tr>
+{% endfor -%}
+</tbody></table></div>
+{%- else %}<p>none</p>{% endif %}
+{% endfor %}
+<h2>Settings</h2>
+<div class="scroll"><table>
+<thead><tr><th>Setting</th><th class="text">Value</th></tr></thead>
+<tbody>
+{% for name, value in settings -%}
+<tr><td>{{ name }}</td><td class="text">{{ value }}</td></tr>
+{% endfor -%}
+</tbody></table></div>
+</body>
+</html>
+"""
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made where absent.
+
+    ``results`` are the contents of ``results.json``. The page loads nothing: its images and its
+    style are in it, and it has no script. Whatever the results say is escaped.
+    """
+    images = folder / "figures"
+    images.mkdir(parents=True, exist_ok=True)
+    figures = []
+    for name, draw in FIGURES.items():
+        png = _png(draw(results))
+        (images / f"{name}.png").write_bytes(png)
+        figures.append(_embedded(name, png))
+    (folder / "report.html").write_text(_page(results, figures), encoding="utf-8")
+
+
+def _png(figure: Figure) -> bytes:
+    """Return the figure as a PNG: the same bytes for the same results."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _page(results: Results, figures: list[dict[str, Any]]) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {
+        "percent": percent,
+        "number": number,
+        "scientific": scientific,
+        "when": _when,
+    }
+    clients = results["clients"]
+    config = results["config"]
+    rounds = config["federation"]["rounds"]
+    return environment.from_string(TEMPLATE).render(
+        title=f"Potara: {config['task']['name']}, {_count(config['data']['num-clients'], 'client')}"
+        f", {_count(rounds, 'federated round')}",
+        style=STYLE,
+        explanation=_explanation(config),
+        summary=summary_rows(results),
+        communication=_communication(results),
+        clients=clients,
+        reasons=_reasons(clients),
+        svd=any(client["svd_error"] is not None for client in clients),
+        figures=figures,
+        troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
+        settings=list(_flat(config)),
+    )
+
+
+def _explanation(config: dict[str, Any]) -> str:
+    """Say in one paragraph what was run."""
+    data, federation, local, merge = (
+        config[group] for group in ("data", "federation", "local", "merge")
+    )
+    rounds = federation["rounds"]
+    federated = (
+        f"made a federated adapter in {_count(rounds, 'round')} of {federation['strategy']}"
+        if rounds
+        else "made no federated round, so that the federated adapter is the initial one"
+    )
+    start = {"cold": "the initial adapter (cold)", "warm": "the federated adapter (warm)"}
+    merged = (
+        "merged the two into its personalized adapter with a mixing weight λ on the federated one, "
+        f"chosen by the rule {merge['rule']} in the space {merge['space']}"
+        f"{', with an SVD back to the rank' if merge['svd'] else ''}"
+        if rounds
+        else "kept it as its personalized adapter, with nothing to merge it with"
+    )
+    return (
+        f"{_count(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
+        f"model {config['task']['model']}; Dirichlet label skew of concentration {data['alpha']:g},"
+        f" {data['shift']} shift) {federated}. Each client then trained a local adapter for "
+        f"{_count(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
+        f"own samples alone, and {merged}. The seed is {config['seed']}."
+    )
+
+
+def _reasons(clients: list[dict[str, Any]]) -> dict[str, str]:
+    """Return why a personalized adapter is not the rule's → the clients of which that is said."""
+    named: dict[str, list[str]] = {}
+    for client in clients:
+        if reason := client["personalized"]["reason"]:
+            named.setdefault(reason, []).append(str(client["client"]))
+    return {
+        reason: "every client"
+        if len(names) == len(clients)
+        else f"client{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        for reason, names in named.items()
+    }
+
+
+def _communication(results: Results) -> str:
+    sent = results["communication"]
+    return (
+        f"All clients together received {_bytes(sent['bytes_down'])} and sent "
+        f"{_bytes(sent['bytes_up'])} in {_count(len(sent['messages']), 'message')}."
+    )
+
+
+def _embedded(name: str, png: bytes) -> dict[str, Any]:
+    """Return what the page needs of a figure; its width is in CSS pixels, 96 to the inch."""
+    pixels = int.from_bytes(png[16:20], "big")
+    return {
+        "name": name,
+        "image": base64.b64encode(png).decode("ascii"),
+        "width": round(pixels * 96 / DPI),
+        "caption": CAPTIONS[name],
+    }
+
+
+def _when(round_number: int | None) -> str:
+    if round_number is None:
+        return "after the last round"
+    return f"round {round_number}" if round_number else "before the rounds"
+
+
+def _flat(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", item) for key, item in _flat(value))
+        else:
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _bytes(count: int) -> str:
+    unit, name = byte_unit(count)
+    return f"{count / unit:.1f} {name}" if unit > 1 else f"{count} {name}"

@@ -1,0 +1,18 @@
+"""The merge rules: one file a rule, one line here."""
+
+from potara_flwr.rules.base import Evidence, Rule
+from potara_flwr.rules.fisher import fisher
+from potara_flwr.rules.grid import GRID, grid
+from potara_flwr.rules.segment import segment
+from potara_flwr.rules.uniform import uniform
+from potara_flwr.rules.variance_trace import variance_trace
+
+__all__ = ["GRID", "RULES", "Evidence", "Rule"]
+
+RULES: dict[str, Rule] = {
+    "variance-trace": variance_trace,
+    "segment": segment,
+    "uniform": uniform,
+    "grid": grid,
+    "fisher": fisher,
+}

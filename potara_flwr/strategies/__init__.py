@@ -1,0 +1,7 @@
+"""How adapters are averaged: one file a strategy, one line here."""
+
+from potara_flwr.strategies.lora_averaging import LoraAveraging
+
+STRATEGIES: dict[str, type[LoraAveraging]] = {
+    "fedit": LoraAveraging,
+}

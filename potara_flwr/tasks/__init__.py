@@ -1,0 +1,8 @@
+"""What can be learned: one file a task, one line here."""
+
+from potara_flwr.tasks.base import Task
+from potara_flwr.tasks.digits import Digits
+
+TASKS: dict[str, type[Task]] = {
+    "digits": Digits,
+}

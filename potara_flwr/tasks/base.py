@@ -1,0 +1,101 @@
+"""What a task is: the base model, one client's data, the loss and the metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potara_flwr.config import Settings
+from potara_flwr.errors import SettingsError
+from potara_flwr.seeds import derive_seed
+
+Samples = dict[str, Tensor]
+"""Model inputs and ``labels`` by name; the first dimension of every tensor is the sample."""
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's samples. ``train`` and ``test`` never overlap; ``calibration`` is apart from
+    both, or a part of ``train`` where ``calibration.source`` is ``training``."""
+
+    client: int
+    train: Samples
+    calibration: Samples
+    test: Samples
+
+
+class Task(Protocol):
+    """All that the rest of the app knows of what is learned."""
+
+    auto_class: str
+    """The transformers class that loads the base model, for the model cards."""
+    head_modules: tuple[str, ...]
+    """Names of the modules trained in full next to the LoRA factors (the task head)."""
+
+    def load_base_model(self, settings: Settings) -> nn.Module:
+        """Load the frozen pretrained model."""
+
+    def load_client(self, settings: Settings, client: int) -> ClientData:
+        """Load the samples of client ``client`` (from 0), prepared for the model."""
+
+    def losses(self, logits: Tensor, samples: Samples) -> Tensor:
+        """Return the loss of each sample, shape (n,)."""
+
+    def correct(self, logits: Tensor, samples: Samples) -> Tensor:
+        """Return 1.0 where the prediction is right and 0.0 elsewhere, shape (n,)."""
+
+
+def num_samples(samples: Samples) -> int:
+    """Return the number of samples n."""
+    return len(samples["labels"])
+
+
+def take(samples: Samples, indices: Tensor | slice) -> Samples:
+    """Return the samples at ``indices``, in that order."""
+    return {name: tensor[indices] for name, tensor in samples.items()}
+
+
+def split_client(settings: Settings, client: int, size: int) -> dict[str, Tensor]:
+    """Split the positions 0 … size − 1 of one client into train, calibration and test.
+
+    Test comes first (``data.test-fraction``), then the held-out calibration samples, then training
+    (at most ``data.train-samples``). Calibration on ``training`` samples takes the first of those.
+
+    Raises
+    ------
+    SettingsError
+        The client has no test data, too few calibration samples or no training data.
+    """
+    rng = np.random.default_rng(derive_seed(settings.seed, "split", client))
+    order = torch.from_numpy(rng.permutation(size))
+    num_calibration = settings.calibration.samples
+    num_test = int(size * settings.data.test_fraction)
+    rest = size - num_test
+    if num_test == 0:
+        raise SettingsError(
+            f"client {client} has no test data: {settings.data.test_fraction:.0%} of its {size} "
+            "samples is none; raise data.test-fraction or data.alpha, or lower data.num-clients"
+        )
+    held_out = settings.calibration.source == "held-out"
+    if num_calibration > rest - held_out:
+        raise SettingsError(
+            f"calibration.samples is {num_calibration}, more than client {client} has: of its "
+            f"{size} samples {num_test} are for testing, which leaves {rest}"
+            f"{' for calibration and training' if held_out else ' for training'}; lower "
+            "calibration.samples or data.num-clients, or raise data.alpha"
+        )
+    test, calibration, train = order.tensor_split([num_test, num_test + num_calibration * held_out])
+    if settings.data.train_samples:
+        train = train[: settings.data.train_samples]
+    if not held_out:
+        if num_calibration > len(train):
+            raise SettingsError(
+                f"calibration.samples is {num_calibration}, more than the {len(train)} training "
+                f"samples of client {client}; lower it or raise data.train-samples"
+            )
+        calibration = train[:num_calibration]
+    return {"train": train, "calibration": calibration, "test": test}

