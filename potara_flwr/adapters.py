@@ -8,6 +8,7 @@ any rank run on the same model, and nothing of one client is left for the next.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ class LoraModel:
             target_modules=targets,
             modules_to_save=list(head_modules),
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft 0.21 asks for a property that transformers 5.23 has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
             torch.manual_seed(derive_seed(seed, "initial adapter"))
             self.module = get_peft_model(base, self.config, adapter_name=ADAPTER_NAME)
         self.module.eval()
@@ -83,7 +86,8 @@ class LoraModel:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""
         tensors = {self.parameters[name]: tensor for name, tensor in adapter.items()}
         inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
-        return functional_call(self.module, tensors, kwargs=inputs).logits
+        logits: Tensor = functional_call(self.module, tensors, kwargs=inputs).logits
+        return logits
 
     @property
     def scaling(self) -> float:

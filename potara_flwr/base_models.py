@@ -9,8 +9,8 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from potara_flwr.errors import SettingsError
 
@@ -55,7 +55,7 @@ def _installed_packages() -> list[Path]:
     return packages
 
 
-def load_image_classifier(name: str, num_labels: int) -> nn.Module:
+def load_image_classifier(name: str, num_labels: int) -> PreTrainedModel:
     """Load an image classifier through transformers, in eval mode, float32.
 
     Raises
@@ -64,8 +64,11 @@ def load_image_classifier(name: str, num_labels: int) -> nn.Module:
         The folder or hub id cannot be read, or its head has another number of classes.
     """
     folder = find_model(name)
+    transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForImageClassification.from_pretrained(folder, dtype="float32")
+        model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
+            folder, dtype="float32"
+        )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SettingsError(

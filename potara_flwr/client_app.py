@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
+from flwr.app.typing import MetricRecordValues
 from flwr.clientapp import ClientApp
 
 from potara_flwr.adapters import Adapter
@@ -32,7 +33,8 @@ Handler = Callable[[Settings, int, Message, Context], RecordDict]
 
 def answer(handler: Handler) -> Callable[[Message, Context], Message]:
     """Make a Flower handler of one that returns records: read the settings, compute on one thread,
-    and answer an error that the user can mend with its one line instead of a traceback."""
+    and answer an error that the user can mend with its one line instead of a traceback.
+    """
 
     @functools.wraps(handler)
     def wrapped(message: Message, context: Context) -> Message:
@@ -61,14 +63,14 @@ app = ClientApp()
 @answer
 def describe(settings: Settings, client: int, message: Message, context: Context) -> RecordDict:
     """Say which client this node is and how many samples it has; runs every check of the data."""
-    theirs = message.content["config"]["code-version"]
+    theirs = message.content.config_records["config"]["code-version"]
     if theirs != code_version():
         raise SettingsError(
-            f"stale code: the ServerApp runs version {theirs} of potara_flwr, this node "
+            f"stale code: the ServerApp runs version {theirs!s} of potara_flwr, this node "
             f"{code_version()} from {__file__}; stop the SuperLink that was started from there "
             "and run again (README, 'Stale code')"
         )
-    numbers = {
+    numbers: dict[str, MetricRecordValues] = {
         "client": client,
         "num-partitions": int(context.node_config.get("num-partitions", 0)),
     }
@@ -88,7 +90,7 @@ def train_round(settings: Settings, client: int, message: Message, context: Cont
     """Take the local steps of one federated round."""
     bench = workbench(settings)
     data = bench.client(client)
-    server_round = message.content["config"]["server-round"]
+    server_round = int(str(message.content.config_records["config"]["server-round"]))
     adapter, loss = train(
         bench.model,
         bench.task,
@@ -99,8 +101,8 @@ def train_round(settings: Settings, client: int, message: Message, context: Cont
         seed=derive_seed(settings.seed, "round", server_round, client),
         who=f"client {client}, round {server_round}",
     )
-    metrics = {"num-examples": num_samples(data.train), "loss": loss}
-    return RecordDict({"arrays": ArrayRecord(adapter), "metrics": MetricRecord(metrics)})
+    metrics = MetricRecord({"num-examples": num_samples(data.train), "loss": loss})
+    return RecordDict({"arrays": ArrayRecord(adapter), "metrics": metrics})
 
 
 @app.evaluate()
@@ -111,12 +113,10 @@ def evaluate_round(
     """Score the federated adapter on this client's test samples."""
     bench = workbench(settings)
     score = evaluate(bench.model, bench.task, _received(message, bench), bench.client(client).test)
-    metrics = {
-        "num-examples": score.num_samples,
-        "loss": score.loss,
-        "accuracy": score.accuracy,
-    }
-    return RecordDict({"metrics": MetricRecord(metrics)})
+    metrics = MetricRecord(
+        {"num-examples": score.num_samples, "loss": score.loss, "accuracy": score.accuracy}
+    )
+    return RecordDict({"metrics": metrics})
 
 
 @app.query("personalize")
@@ -140,5 +140,5 @@ def personalize_client(
 
 def _received(message: Message, bench: Workbench) -> Adapter:
     """Return the adapter in a message, in the model's own order of tensors."""
-    arrays = message.content["arrays"].to_torch_state_dict()
+    arrays = message.content.array_records["arrays"].to_torch_state_dict()
     return {name: arrays[name] for name in bench.model.initial}

@@ -1,4 +1,4 @@
-"""Every message between the server and the clients: counted, in a fixed order, none lost in silence.
+"""Every message between server and clients: counted, in a fixed order, none lost in silence.
 
 :class:`MeteredGrid` stands between a strategy and Flower's grid. It measures the bytes of each
 message and reply, sorts the replies by client so that nothing depends on their order of arrival,
@@ -55,25 +55,25 @@ class Ledger:
     refused: list[Absence] = field(default_factory=list)
     missing: list[Absence] = field(default_factory=list)
 
-    def refuse(self, client: int, round: int | None, kind: str, reason: str) -> None:
+    def refuse(self, client: int, server_round: int | None, kind: str, reason: str) -> None:
         """Write down, and log, that a client's reply is not used."""
-        self._absent(self.refused, "refused", Absence(client, round, kind, reason))
+        self._absent(self.refused, "refused", Absence(client, server_round, kind, reason))
 
-    def miss(self, client: int, round: int | None, kind: str, reason: str) -> None:
+    def miss(self, client: int, server_round: int | None, kind: str, reason: str) -> None:
         """Write down, and log, that a client did not take part."""
-        self._absent(self.missing, "missing", Absence(client, round, kind, reason))
+        self._absent(self.missing, "missing", Absence(client, server_round, kind, reason))
 
     def bytes(self) -> tuple[int, int]:
         """Return all bytes (down, up) so far."""
         down = sum(exchange.bytes_down for exchange in self.exchanges)
         return down, sum(exchange.bytes_up for exchange in self.exchanges)
 
-    def absent(self, round: int | None, kind: str) -> str:
+    def absent(self, server_round: int | None, kind: str) -> str:
         """Return who was refused or missing in one phase, and why, in one line."""
         return "; ".join(
             f"client {item.client}: {item.reason}"
             for item in [*self.refused, *self.missing]
-            if (item.round, item.kind) == (round, kind)
+            if (item.round, item.kind) == (server_round, kind)
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -177,7 +178,7 @@ class Settings(Group):
         return flat
 
     def computed(self) -> dict[str, Any]:
-        """Return the settings that decide numbers (all but ``run``), nested, with kebab-case keys."""
+        """Return the settings that decide numbers (all but ``run``), nested."""
         return self.model_dump(by_alias=True, exclude={"run"})
 
 
@@ -270,4 +271,4 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    print(settings_table(), end="")
+    sys.stdout.write(settings_table())

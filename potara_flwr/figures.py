@@ -133,7 +133,8 @@ def accuracy_per_client(results: Results) -> Figure:
 
 def accuracy_against_bytes(results: Results) -> Figure:
     """Draw the federated adapter's mean accuracy against all bytes sent until then, and where the
-    personalized adapters end."""
+    personalized adapters end.
+    """
     rounds = results["rounds"]
     if not rounds:
         return _words("No federated round was run: there are no bytes to draw accuracy against.")

@@ -1,8 +1,7 @@
 """Per-sample gradients → diagonal empirical Fisher → variance traces.
 
-Pure functions on tensors; METHOD numbering follows the paper (arXiv 2602.18658): the personalization
-phase estimates, from one client's calibration samples, the traces of the joint covariance of its
-federated and its local adapter.
+After the last round each client estimates, from its own calibration samples, the traces of the
+joint covariance of its federated and its local adapter (arXiv 2602.18658).
 """
 
 from __future__ import annotations

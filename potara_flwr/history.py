@@ -41,13 +41,13 @@ class RoundRecorder:
         seconds, self._clock = now - self._clock, now
         if server_round == 0:
             return
-        evaluated = self.strategy.evaluate_metrics or MetricRecord()
-        trained = self.strategy.train_metrics or MetricRecord()
+        evaluated = _numbers(self.strategy.evaluate_metrics)
+        trained = _numbers(self.strategy.train_metrics)
         exchanges = [item for item in self.ledger.exchanges if item.round == server_round]
         record = {
             "round": server_round,
-            "loss": evaluated.get("loss"),
-            "accuracy": evaluated.get("accuracy"),
+            "loss": (loss := evaluated.get("loss")),
+            "accuracy": (accuracy := evaluated.get("accuracy")),
             "training_loss": trained.get("loss"),
             "bytes_down": sum(item.bytes_down for item in exchanges),
             "bytes_up": sum(item.bytes_up for item in exchanges),
@@ -55,8 +55,8 @@ class RoundRecorder:
             "clients": self.strategy.sampled,
         }
         self.rounds.append(record)
-        self._log("round", server_round, self.settings.federation.rounds, record["loss"],
-                  record["accuracy"], self._seconds_left())  # fmt: skip
+        self._log("round", server_round, self.settings.federation.rounds, loss, accuracy,
+                  self._seconds_left())  # fmt: skip
 
     def watch_personalization(self, total: int) -> PersonalizationWatch:
         """Return a callback that logs each client's reply in the last phase."""
@@ -64,7 +64,7 @@ class RoundRecorder:
 
     def _seconds_left(self) -> float:
         """Estimate the rest from the mean round: rounds to go, then the local steps."""
-        mean = sum(record["seconds"] for record in self.rounds) / len(self.rounds)
+        mean: float = sum(record["seconds"] for record in self.rounds) / len(self.rounds)
         rounds_left = self.settings.federation.rounds - len(self.rounds)
         return mean * (rounds_left + self.settings.local.steps / self.settings.train.local_steps)
 
@@ -94,10 +94,9 @@ class PersonalizationWatch:
     def __call__(self, reply: Message) -> None:
         """Count one reply."""
         self.replies += 1
-        if reply.has_content() and (metrics := reply.content.metric_records.get("metrics")):
-            self.scores.append(
-                (float(metrics["loss.personalized"]), float(metrics["accuracy.personalized"]))
-            )
+        if reply.has_content():
+            metrics = _numbers(reply.content.metric_records["metrics"])
+            self.scores.append((metrics["loss.personalized"], metrics["accuracy.personalized"]))
         losses, accuracies = zip(*self.scores, strict=True) if self.scores else ((), ())
         elapsed = time.perf_counter() - self._start
         self.recorder._log(
@@ -108,3 +107,9 @@ class PersonalizationWatch:
             sum(accuracies) / len(accuracies) if accuracies else None,
             elapsed / self.replies * (self.total - self.replies),
         )
+
+
+def _numbers(record: MetricRecord | None) -> dict[str, float]:
+    """Return the single numbers of a record."""
+    pairs = record.items() if record is not None else ()
+    return {name: float(value) for name, value in pairs if not isinstance(value, list)}

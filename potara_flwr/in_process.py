@@ -106,7 +106,7 @@ class InProcessGrid(Grid):
         node = message.metadata.dst_node_id
         try:
             return self.app(message, self.contexts[node])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # As Flower does: whatever a client raises reaches the server as an error reply.
             log(ERROR, "node %d raised an exception", node, exc_info=error)
             reason = f"{type(error).__name__}: {error}"

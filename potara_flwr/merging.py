@@ -2,9 +2,9 @@
 
 In ``factors`` (the paper) the segment runs between the factors themselves: A and B are averaged
 apart, which adds cross terms to the update. In ``delta`` it runs between the updates ΔW = s·B·A:
-with A = [A_f; A_l] and B = [λ B_f, (1 − λ) B_l] the merge has rank 2r and ΔW = λ ΔW_f + (1 − λ) ΔW_l
-exactly. Both are straight lines in the tensors that are merged, so the same arithmetic serves both.
-The task head is averaged as it is.
+with A = [A_f; A_l] and B = [λ B_f, (1 − λ) B_l] the merge has rank 2r, and its update is exactly
+λ ΔW_f + (1 − λ) ΔW_l. Both are straight lines in the tensors that are merged, so the same
+arithmetic serves both. The task head is averaged as it is.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def interpolate(federated: Adapter, local: Adapter, weight: Weight) -> Adapter:
 
 
 def deltas(adapter: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
-    """Return the update ΔW = s·B·A of every adapted layer, shape (out, in), by the name of its A."""
+    """Return the update ΔW = s·B·A of every layer, shape (out, in), by the name of its A."""
     return {a: scaling * adapter[b] @ adapter[a] for a, b in lora_pairs(adapter)}
 
 

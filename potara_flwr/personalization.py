@@ -179,7 +179,7 @@ def personalize(
 
 
 def merge(segment: Segment, weight: Weight, settings: Settings) -> tuple[Adapter, float | None]:
-    """Merge at ``weight`` in the space of the settings; return the SVD's error where one is made."""
+    """Merge at ``weight`` in the space of the settings; also return the error of an SVD, if any."""
     merged = segment.at(weight)
     if settings.merge.space == "delta" and settings.merge.svd:
         return truncate(merged, settings.lora.rank)

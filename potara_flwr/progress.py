@@ -1,7 +1,7 @@
 """One line of progress: written by the ServerApp's log, read back by whoever draws it.
 
-A ServerApp has no terminal: what it prints reaches the user through Flower's log stream. So progress
-is a line that people can read as it is, and that a program can parse to draw a bar.
+A ServerApp has no terminal: what it prints reaches the user through Flower's log stream. So
+progress is a line that people can read as it is, and that a program can parse to draw a bar.
 """
 
 from __future__ import annotations

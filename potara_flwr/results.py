@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flwr.app.typing import MetricRecordValues
+
 from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
 from potara_flwr.personalization import Personalization
@@ -39,9 +41,9 @@ def claim_folder(folder: Path) -> None:
         )
 
 
-def personalization_metrics(outcome: Personalization) -> dict[str, float | list[float]]:
+def personalization_metrics(outcome: Personalization) -> dict[str, MetricRecordValues]:
     """Return the numbers of a personalization under flat names, as a client sends them."""
-    nested: dict[str, Mapping[str, float | list[float]]] = {
+    nested: dict[str, Mapping[str, MetricRecordValues]] = {
         "traces": outcome.traces,
         "bound": outcome.bound,
         "weights": outcome.weights,

@@ -1,4 +1,4 @@
-"""Flower's way in, server side: gather the clients, run the rounds, have every client personalize."""
+"""Flower's way in, server side: gather the clients, run the rounds, have them personalize."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, dict[str,
                 continue
             numbers = {
                 name.replace("-", "_"): int(value)  # type: ignore[arg-type]
-                for name, value in reply.content["metrics"].items()
+                for name, value in reply.content.metric_records["metrics"].items()
             }
             announced = numbers.pop("num_partitions") or announced
             client = numbers["client"]
@@ -186,11 +186,11 @@ def personalize_clients(
             reason = reply.error.reason or f"error {reply.error.code}"
             grid.ledger.refuse(client, None, "personalize", reason)
             continue
-        words = reply.content["config"]
+        words = reply.content.config_records["config"]
         clients.append(
             client_entry(
                 sizes[client],
-                dict(reply.content["metrics"].items()),
+                dict(reply.content.metric_records["metrics"].items()),
                 str(words["rule"]),
                 str(words["reason"]),
             )

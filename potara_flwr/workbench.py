@@ -13,7 +13,7 @@ from potara_flwr.tasks.base import ClientData
 
 
 class Workbench:
-    """The task of some settings, its model, and each client's samples as they are first asked for."""
+    """A task, its model, and each client's samples from when they are first asked for."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -14,7 +14,8 @@ from potara_flwr.merging import Weight
 @dataclass(frozen=True)
 class Evidence:
     """What one client's calibration samples tell about its two adapters, from one gradient pass
-    at each. λ = 1 is the federated adapter, λ = 0 the local one."""
+    at each. λ = 1 is the federated adapter, λ = 0 the local one.
+    """
 
     traces: VarianceTraces
     fisher_federated: dict[str, Tensor]

@@ -31,8 +31,8 @@ def segment(evidence: Evidence) -> float:
             "a loss or slope along the segment between the adapters is not finite"
         )
     polynomial = np.polynomial.Polynomial(coefficients)
-    roots = polynomial.deriv().roots()
-    inside = [float(root.real) for root in roots if abs(root.imag) < 1e-9 and 0 < root.real < 1]
+    roots = [complex(root) for root in polynomial.deriv().roots()]
+    inside = [root.real for root in roots if abs(root.imag) < 1e-9 and 0 < root.real < 1]
     return min([0.0, 1.0, *inside], key=lambda weight: float(polynomial(weight)))
 
 

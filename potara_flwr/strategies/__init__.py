@@ -2,6 +2,8 @@
 
 from potara_flwr.strategies.lora_averaging import LoraAveraging
 
+__all__ = ["STRATEGIES", "LoraAveraging"]
+
 STRATEGIES: dict[str, type[LoraAveraging]] = {
     "fedit": LoraAveraging,
 }

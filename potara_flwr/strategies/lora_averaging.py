@@ -19,7 +19,6 @@ from flwr.app import (
 from flwr.common import NDArray
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore import log
 
 from potara_flwr.communication import Ledger
@@ -65,6 +64,7 @@ class LoraAveraging(FedAvg):
             min_train_nodes=1,
             min_evaluate_nodes=1,
             min_available_nodes=1,
+            evaluate_metrics_aggr_fn=mean_over_clients,
         )
         self.clients = clients
         self.seed = seed
@@ -127,22 +127,22 @@ class LoraAveraging(FedAvg):
                 f"update, {needed} are needed ({reasons})"
             )
         updates = [
-            {name: array.numpy() for name, array in content[self.arrayrecord_key].items()}
+            {name: array.numpy() for name, array in content.array_records["arrays"].items()}
             for content in good
         ]
-        weights = [int(content["metrics"][self.weighted_by_key]) for content in good]
+        weights = [_numbers(content)[self.weighted_by_key] for content in good]
         averaged = weighted_average(updates, weights)
-        self.train_metrics = aggregate_metricrecords(good, self.weighted_by_key)
+        self.train_metrics = self.train_metrics_aggr_fn(good, self.weighted_by_key)
         arrays = ArrayRecord({name: Array(array) for name, array in averaged.items()})
         return arrays, self.train_metrics
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Check the replies and average the scores, weighted by the number of test samples."""
+        """Check the replies and take the plain mean of the scores over the clients."""
         good = self._usable(server_round, replies, "evaluate", None)
         self.evaluate_metrics = (
-            aggregate_metricrecords(good, self.weighted_by_key) if good else None
+            self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
         )
         return self.evaluate_metrics
 
@@ -165,7 +165,7 @@ class LoraAveraging(FedAvg):
         kind: str,
         sent: ArrayRecord | None,
     ) -> list[RecordDict]:
-        """Return the contents that pass :func:`find_fault`, by client; refuse the others by name."""
+        """Return, by client, the contents without a fault; refuse the others by name."""
         good = {}
         for reply in replies:
             client = self.clients[reply.metadata.src_node_id]
@@ -184,8 +184,8 @@ def find_fault(content: RecordDict, sent: ArrayRecord | None) -> str | None:
     """Say what is wrong with a reply, or None.
 
     A good reply has one metric record ``metrics`` of finite numbers with a whole, positive
-    ``num-examples``, and, where ``sent`` is given, one array record ``arrays`` with the keys, shapes
-    and dtypes of ``sent`` and finite values only; and nothing else.
+    ``num-examples``, and, where ``sent`` is given, one array record ``arrays`` with the keys,
+    shapes and dtypes of ``sent`` and finite values only; and nothing else.
     """
     expected = {"metrics"} | ({"arrays"} if sent is not None else set())
     if set(content) != expected:
@@ -217,6 +217,23 @@ def find_fault(content: RecordDict, sent: ArrayRecord | None) -> str | None:
         if not np.isfinite(array).all():
             return f"the array {name!r} has values that are not finite"
     return None
+
+
+def mean_over_clients(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Return the plain mean of every score over the clients, each client counting the same: a
+    client is a person, not its number of samples (the paper's mean accuracy).
+    """
+    records = [_numbers(content) for content in contents]
+    names = [name for name in records[0] if name != weighted_by_key]
+    return MetricRecord(
+        {name: sum(record[name] for record in records) / len(records) for name in names}
+    )
+
+
+def _numbers(content: RecordDict) -> dict[str, float]:
+    """Return the metrics of a reply without fault, which are single numbers."""
+    metrics = content.metric_records["metrics"]
+    return {name: float(value) for name, value in metrics.items() if not isinstance(value, list)}
 
 
 def weighted_average(

@@ -20,7 +20,8 @@ Samples = dict[str, Tensor]
 @dataclass(frozen=True)
 class ClientData:
     """One client's samples. ``train`` and ``test`` never overlap; ``calibration`` is apart from
-    both, or a part of ``train`` where ``calibration.source`` is ``training``."""
+    both, or a part of ``train`` where ``calibration.source`` is ``training``.
+    """
 
     client: int
     train: Samples

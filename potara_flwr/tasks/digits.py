@@ -85,7 +85,7 @@ class Digits:
     """Ten-class image classification; every client sees its own rotation of the digits."""
 
     auto_class = "AutoModelForImageClassification"
-    head_modules = ("classifier",)
+    head_modules: tuple[str, ...] = ("classifier",)
 
     def load_base_model(self, settings: Settings) -> nn.Module:
         """Load the vision transformer with its ten-class head."""

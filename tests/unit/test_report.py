@@ -102,8 +102,10 @@ def test_page_loads_nothing_and_runs_nothing(reported: Any) -> None:
             assert (attributes.get(name) or "data:").startswith("data:")
     style = re.search(r"(?s)<style>(.*?)</style>", html)
     assert style is not None
-    assert "url(" not in style[1] and "@import" not in style[1]
-    assert "http:" not in html and "https:" not in html
+    for loads in ("url(", "@import"):
+        assert loads not in style[1]
+    for address in ("http:", "https:"):
+        assert address not in html
 
 
 def test_page_embeds_the_figures_it_writes(reported: Any) -> None:
@@ -128,7 +130,8 @@ def test_page_says_that_the_oracle_sees_the_test_data(reported: Any) -> None:
 
 def test_page_tells_what_was_run_and_all_settings(reported: Any) -> None:
     _, _, _, page = reported
-    assert "3 clients" in page.text and "4 rounds of fedit" in page.text
+    assert "3 clients" in page.text
+    assert "4 rounds of fedit" in page.text
     assert "from the initial adapter (cold)" in page.text
     assert "merge.svd false" in page.text
     assert "lora.target-modules q_proj,v_proj" in page.text
@@ -182,7 +185,8 @@ def test_figures_are_pictures_of_one_size_class_without_warnings(
     for name in FIGURES:
         picture = imread(tmp_path / "figures" / f"{name}.png")[..., :3]
         height, width, _ = picture.shape
-        assert 600 <= width <= 1500 and height >= 400
+        assert 600 <= width <= 1500
+        assert height >= 400
         inked = np.any(picture < 0.99, axis=2)
         assert 0.01 < inked.mean() < 0.7
         # Ink in every quarter: no axes have collapsed or left the page.

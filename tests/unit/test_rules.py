@@ -14,10 +14,10 @@ from potara_flwr.rules.segment import quartic
 number = st.floats(-10, 10)
 
 
-def evidence_of(loss, slope, traces=VarianceTraces(4.0, 2.0, 1.0)) -> Evidence:
+def evidence_of(loss, slope) -> Evidence:
     """Evidence of a loss that is a known function of λ."""
     return Evidence(
-        traces=traces,
+        traces=VarianceTraces(4.0, 2.0, 1.0),
         fisher_federated={"w": torch.tensor([3.0, 1.0])},
         fisher_local={"w": torch.tensor([1.0, 1.0])},
         loss_federated=loss(1.0),

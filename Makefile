@@ -1,0 +1,55 @@
+# `make run` and `make test` need Python 3.11, git and make, and set up the rest in .venv.
+#
+#   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.11/bin/python3
+#   SETTINGS  settings of the run (docs/settings.md)   make run SETTINGS="data.shift=shared seed=3"
+#   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--find-links wheels"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+SETTINGS ?=
+PIP_ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test unit style quality bench results clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# torch goes first and alone: asked for through another package's open range, pip may take a build
+# with gigabytes of CUDA libraries instead of the pinned one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+		{ echo "error: Python 3.11 is needed; name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (about two minutes, once)"
+	@$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	@$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(INSTALLED)  ## run the embedded default through flwr run; prints the results and where they are
+	@$(BIN)/python -m simulations.run --runtime flwr $(SETTINGS)
+
+test: $(INSTALLED)  ## unit and integration tests
+	@$(BIN)/python -m pytest -q -m 'not slow'
+
+unit: $(INSTALLED)  ## unit tests only (seconds)
+	@$(BIN)/python -m pytest -q
+
+style: $(INSTALLED)  ## mend formatting and what the linter can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+quality: $(INSTALLED)  ## lint, formatting, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/benchmarks.md (minutes)
+	@$(BIN)/python -m simulations.bench
+
+results: $(INSTALLED)  ## the README's table: 5 seeds, both regimes, cold and warm (half an hour)
+	@$(BIN)/python -m simulations.readme_table
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

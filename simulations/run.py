@@ -1,0 +1,126 @@
+"""Run the app once and show what came out.
+
+    python -m simulations.run data.shift=shared merge.rule=segment seed=3
+    python -m simulations.run --runtime flwr
+
+Settings are ``name=value``, with the names of docs/settings.md. ``in-process`` calls the apps one
+client after the other in this process; ``flwr`` runs them through ``flwr run``, in parallel on Ray.
+Both give the same bits. The exit status is 0 if, and only if, there are results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from potara_flwr.config import Settings, Value, from_flat
+from potara_flwr.errors import PotaraError, SettingsError
+
+
+def parse_settings(words: Sequence[str]) -> Settings:
+    """Read settings from ``name=value`` words; a value that is not TOML is taken as a text.
+
+    Raises
+    ------
+    SettingsError
+        A word is no ``name=value``, or a setting is wrong.
+    """
+    values: dict[str, Value] = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not sign:
+            raise SettingsError(f"{word!r} is no setting: write name=value, e.g. lora.rank=8")
+        try:
+            values[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = text
+    return from_flat(values)
+
+
+def new_folder() -> Path:
+    """Return the name of a results folder that is not there yet, by the time of day."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path("results") / stamp
+    number = 2
+    while folder.exists():
+        folder = Path("results") / f"{stamp}_{number}"
+        number += 1
+    return folder
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.run",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--runtime", choices=["in-process", "flwr"], default="in-process", help="how to run"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="results folder (default: results/<time>)"
+    )
+    parser.add_argument("settings", nargs="*", metavar="name=value", help="settings of the run")
+    return parser.parse_args(arguments)
+
+
+def run(settings: Settings, runtime: str, console: Console) -> Path:
+    """Run with live progress; return the results folder."""
+    from simulations.display import DisplayHandler, LiveDisplay
+
+    with LiveDisplay(console) as display:
+        if runtime == "flwr":
+            from simulations.flower_runtime import run_with_flower
+
+            return run_with_flower(settings, display)
+
+        from flwr.supercore.logger import FLOWER_LOGGER
+
+        from potara_flwr.in_process import run_in_process
+
+        handlers, FLOWER_LOGGER.handlers = FLOWER_LOGGER.handlers, [DisplayHandler(display)]
+        try:
+            return run_in_process(settings)
+        finally:
+            FLOWER_LOGGER.handlers = handlers
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return the exit status."""
+    args = parse_arguments(arguments)
+    console = Console()
+    try:
+        settings = parse_settings(args.settings)
+        folder = args.results or Path(settings.run.results or new_folder())
+        where = settings.run.model_copy(update={"results": str(folder.expanduser().absolute())})
+        settings = settings.model_copy(update={"run": where})
+        folder = run(settings, args.runtime, console)
+    except PotaraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: stopped by the user", file=sys.stderr)
+        return 130
+
+    from potara_flwr.console import client_table, summary_table
+    from potara_flwr.results import read_results
+
+    results = read_results(folder)
+    console.print(client_table(results))
+    console.print(summary_table(results))
+    print(f"report: {folder / 'report.html'}")
+    print(f"results: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
