@@ -100,14 +100,14 @@ def superlink() -> Iterator[dict[str, str]]:
 
 def submit(settings: Settings, environment: dict[str, str]) -> str:
     """Submit the app through ``flwr run``; return the run id."""
-    overrides = [
-        word
-        for name, value in settings.to_flat().items()
-        for word in ("-c", f"{name}={json.dumps(value)}")
-    ]
+    # A file, for of several -c options Flower keeps only the last one of each group.
+    overrides = Path(environment["FLWR_HOME"]) / "settings.toml"
+    overrides.write_text(
+        "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.to_flat().items())
+    )
     federation = f"num-supernodes={settings.data.num_clients} client-resources-num-cpus=1"
     answer = flwr(
-        ["run", str(PROJECT), CONNECTION, "--federation-config", federation, *overrides],
+        ["run", str(PROJECT), CONNECTION, "--federation-config", federation, "-c", str(overrides)],
         environment,
     )
     return str(answer["run-id"])

@@ -16,11 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from potara_flwr.config import from_flat
+from potara_flwr.config import Value, from_flat
 from potara_flwr.results import read_results
 from simulations.run import run
 
 PAGE = Path(__file__).parent.parent / "docs" / "default-results.md"
+Run = tuple[str, str, dict[str, Any]]
+"""Shift, local start, results."""
+
 REGIMES = [(shift, start) for shift in ("shared", "conflicting") for start in ("cold", "warm")]
 
 
@@ -31,7 +34,7 @@ def measure(
     for seed in range(seeds):
         for shift, start in REGIMES:
             place = folder / f"{shift}-{start}-seed{seed}"
-            overrides = {
+            overrides: dict[str, Value] = {
                 "seed": seed, "data.shift": shift, "local.start": start,
                 "run.results": str(place.absolute()),
             }  # fmt: skip
@@ -45,7 +48,7 @@ def measure(
             yield shift, start, results
 
 
-def table(runs: list[tuple[str, str, dict[str, Any]]], metric: str, scale: float) -> str:
+def table(runs: list[Run], metric: str, scale: float) -> str:
     """Return a Markdown table: a row per adapter, a column per regime, mean ± spread over seeds."""
     names = [name for name in runs[0][2]["summary"]["mean"][metric] if name != "personalized"]
     lines = [
@@ -79,10 +82,10 @@ def main() -> None:
     PAGE.write_text(
         f"""# The embedded default, measured
 
-Written by `make results`: {args.seeds} seeds, every other setting at its default. A cell is the mean
-over seeds of the mean over the 8 clients, ± the standard deviation over seeds. The initial and the
-federated adapter do not depend on the local start. The oracle picks the best of 11 λ on the test
-data itself and is out of any rule's reach.
+Written by `make results`: {args.seeds} seeds, every other setting at its default. A cell is the
+mean over seeds of the mean over the 8 clients, ± the standard deviation over seeds. The initial and
+the federated adapter do not depend on the local start. The oracle picks the best of 11 λ on the
+test data itself and is out of any rule's reach.
 
 ## Test accuracy (%)
 

@@ -1,0 +1,88 @@
+"""The real ``flwr run``: SuperLink, Ray actors, the packed app; equal bits, a true exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from run_words import words_of
+
+from potara_flwr.config import from_flat
+from potara_flwr.errors import RunError
+from potara_flwr.in_process import run_in_process
+from potara_flwr.results import read_results
+from simulations import flower_runtime
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_command(settings, *, results: Path) -> subprocess.CompletedProcess[str]:
+    words = words_of(settings)
+    return subprocess.run(
+        [sys.executable, "-m", "simulations.run", "--runtime", "flwr", "--results", str(results),
+         *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def leftovers() -> list[str]:
+    """Return the processes of Flower and Ray that run now."""
+    names = ("flower-superlink", "flower-superexec", "flwr-simulation", "raylet", "gcs_server")
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if any(name in command for name in names):
+            found.append(command)
+    return found
+
+
+@pytest.fixture
+def before() -> set[str]:
+    return set(leftovers())
+
+
+def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, before):
+    settings = tiny({"data.num-clients": 4, "federation.fraction-train": 0.5})
+    done = run_command(settings, results=tmp_path / "flwr")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert lines[-1] == f"results: {tmp_path / 'flwr'}"
+    for step in ("round 1/2", "round 2/2", "personalized 4/4"):
+        assert any(line.startswith(f"progress: {step} · loss") for line in lines)
+    assert "variance-trace (chosen)" in done.stdout
+
+    here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
+
+    assert read_results(tmp_path / "flwr")["digest"] == read_results(here)["digest"]
+    files = sorted(here.rglob("*.safetensors"))
+    assert len(files) == 1 + 2 * 4
+    for file in files:
+        twin = tmp_path / "flwr" / file.relative_to(here)
+        assert twin.read_bytes() == file.read_bytes(), file
+    assert set(leftovers()) == before
+
+
+def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, before):
+    done = run_command(tiny({"train.learning-rate": 1e30}), results=tmp_path / "flwr")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: round 1: 0 of 3 clients sent a usable update")
+    assert "client 2, round 1: the loss is nan at step 2" in line
+    assert "Traceback" not in done.stdout
+    assert not list(tmp_path.rglob("*.json"))
+    assert set(leftovers()) == before
+
+
+def test_a_submission_that_fails_is_an_error(tiny, tmp_path, monkeypatch, before):
+    monkeypatch.setattr(flower_runtime, "PROJECT", tmp_path)
+    with (
+        flower_runtime.superlink() as environment,
+        pytest.raises(RunError, match="flwr run failed"),
+    ):
+        flower_runtime.submit(tiny(), environment)
+    assert set(leftovers()) == before
