@@ -195,12 +195,15 @@ class MeteredGrid(Grid):
             The replies, errors among them, sorted by client.
         """
         sent = sorted(messages, key=lambda message: self._order(message.metadata.dst_node_id))
+        # The clients of a round are sent the same content: it is measured once.
+        contents = {id(message.content): message.content for message in sent}
+        sizes = {key: content_bytes(content) for key, content in contents.items()}
         exchanges = {
             message.metadata.dst_node_id: Exchange(
                 message.metadata.dst_node_id,
                 round_of(message),
                 kind_of(message),
-                content_bytes(message.content),
+                sizes[id(message.content)],
             )
             for message in sent
         }

@@ -175,10 +175,8 @@ def personalize_clients(
         No client could be personalized.
     """
     grid.on_reply = recorder.watch_personalization(len(grid.clients))
-    messages = [
-        Message(RecordDict({"arrays": federated}), node, "query.personalize")
-        for node in grid.clients
-    ]
+    content = RecordDict({"arrays": federated})
+    messages = [Message(content, node, "query.personalize") for node in grid.clients]
     clients = []
     for reply in grid.send_and_receive(messages, timeout=settings.federation.timeout):
         client = grid.clients[reply.metadata.src_node_id]
@@ -203,9 +201,6 @@ def personalize_clients(
 
 def _describe(grid: MeteredGrid, nodes: list[int], settings: Settings) -> Iterable[Message]:
     """Ask nodes which client they are."""
-    config = ConfigRecord({"code-version": code_version()})
-    messages = [
-        Message(RecordDict({"config": config}), node, "query.describe", group_id="0")
-        for node in nodes
-    ]
+    content = RecordDict({"config": ConfigRecord({"code-version": code_version()})})
+    messages = [Message(content, node, "query.describe", group_id="0") for node in nodes]
     return grid.send_and_receive(messages, timeout=settings.federation.timeout) if nodes else []

@@ -35,7 +35,7 @@ START_SECONDS = 60
 STOP_SECONDS = 15
 
 
-def run_with_flower(settings: Settings, display: LiveDisplay) -> Path:
+def run_with_flower(settings: Settings, display: LiveDisplay, cpus_per_client: int = 1) -> Path:
     """Run a simulation through ``flwr run``; return the results folder.
 
     Raises
@@ -45,7 +45,7 @@ def run_with_flower(settings: Settings, display: LiveDisplay) -> Path:
     """
     results = Path(settings.run.results)
     with superlink() as environment:
-        run_id = submit(settings, environment)
+        run_id = submit(settings, environment, cpus_per_client)
         display.say(f"flwr run {run_id} on {settings.data.num_clients} SuperNodes")
         log = follow(run_id, environment, display)
         status = status_of(run_id, environment)
@@ -98,14 +98,19 @@ def superlink() -> Iterator[dict[str, str]]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def submit(settings: Settings, environment: dict[str, str]) -> str:
-    """Submit the app through ``flwr run``; return the run id."""
+def submit(settings: Settings, environment: dict[str, str], cpus_per_client: int = 1) -> str:
+    """Submit the app through ``flwr run``; return the run id.
+
+    Ray starts as many actors as ``cpus_per_client`` goes into the machine's cores.
+    """
     # A file, for of several -c options Flower keeps only the last one of each group.
     overrides = Path(environment["FLWR_HOME"]) / "settings.toml"
     overrides.write_text(
         "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.to_flat().items())
     )
-    federation = f"num-supernodes={settings.data.num_clients} client-resources-num-cpus=1"
+    federation = (
+        f"num-supernodes={settings.data.num_clients} client-resources-num-cpus={cpus_per_client}"
+    )
     answer = flwr(
         ["run", str(PROJECT), CONNECTION, "--federation-config", federation, "-c", str(overrides)],
         environment,

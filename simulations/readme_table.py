@@ -3,7 +3,7 @@
     python -m simulations.readme_table
 
 Runs the embedded default in process, which gives the same bits as ``make run``, keeps each run in
-``results/readme/`` (a run that is there is not made again), and writes ``docs/default-results.md``.
+``results/readme/`` (a run that is there is not made again), and writes ``docs/default-results.md`` and the README's table.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from potara_flwr.config import Value, from_flat
 from potara_flwr.results import read_results
 from simulations.run import run
 
+README = Path(__file__).parent.parent / "README.md"
+START, END = "<!-- table:start -->", "<!-- table:end -->"
 PAGE = Path(__file__).parent.parent / "docs" / "default-results.md"
 Run = tuple[str, str, dict[str, Any]]
 """Shift, local start, results."""
@@ -79,6 +81,10 @@ def main() -> None:
     )
     args = parser.parse_args()
     runs = list(measure(args.results, args.seeds, Console()))
+    before, _, rest = README.read_text().partition(START)
+    after = rest.partition(END)[2]
+    accuracy = table(runs, "accuracy", 100)
+    README.write_text(f"{before}{START}\n{accuracy}\n{END}{after}")
     PAGE.write_text(
         f"""# The embedded default, measured
 
@@ -89,7 +95,7 @@ test data itself and is out of any rule's reach.
 
 ## Test accuracy (%)
 
-{table(runs, "accuracy", 100)}
+{accuracy}
 
 ## Test loss (nats)
 
