@@ -3,7 +3,8 @@
     python -m simulations.readme_table
 
 Runs the embedded default in process, which gives the same bits as ``make run``, keeps each run in
-``results/readme/`` (a run that is there is not made again), and writes ``docs/default-results.md`` and the README's table.
+``results/readme/`` (a run that is there is not made again), and writes ``docs/default-results.md``
+and the table of the README.
 """
 
 from __future__ import annotations
