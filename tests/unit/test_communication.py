@@ -1,0 +1,110 @@
+"""The metered grid: bytes, order, who did not answer."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from potara_flwr.communication import Ledger, MeteredGrid, content_bytes
+
+
+@pytest.fixture(autouse=True)
+def _identity(monkeypatch):
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+class SlowGrid(Grid):
+    """Answers in reverse order, one reply a poll; nodes in ``silent`` never do."""
+
+    def __init__(self, silent=()):
+        self.silent = silent
+        self.waiting = {}
+
+    def set_run(self, run):
+        pass
+
+    @property
+    def run(self):
+        return None
+
+    def create_message(self, *args, **kwargs):
+        return None
+
+    def get_node_ids(self):
+        return [30, 10, 20]
+
+    def push_messages(self, messages):
+        for index, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"m{index}"
+            self.waiting[f"m{index}"] = message
+        return list(self.waiting)
+
+    def pull_messages(self, message_ids):
+        for message_id in sorted(message_ids, reverse=True):
+            message = self.waiting[message_id]
+            if message.metadata.dst_node_id not in self.silent:
+                metrics = MetricRecord({"num-examples": 1, "x": 0.5})
+                return [Message(RecordDict({"metrics": metrics}), reply_to=message)]
+        return []
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return []
+
+
+def send(grid, timeout=5.0):
+    content = RecordDict({"config": ConfigRecord({"server-round": 4})})
+    messages = [Message(content, node, "train", group_id="4") for node in (30, 10, 20)]
+    return grid.send_and_receive(messages, timeout=timeout)
+
+
+def metered(silent=()) -> MeteredGrid:
+    return MeteredGrid(SlowGrid(silent), Ledger(clients={30: 0, 10: 1, 20: 2}))
+
+
+def test_replies_come_sorted_by_client_and_are_counted():
+    grid = metered()
+    seen = []
+    grid.on_reply = lambda reply: seen.append(reply.metadata.src_node_id)
+    replies = send(grid)
+    assert [reply.metadata.src_node_id for reply in replies] == [30, 10, 20]
+    assert seen == [20, 10, 30]
+    messages = grid.ledger.to_json()["communication"]["messages"]
+    assert [(m["client"], m["round"], m["kind"]) for m in messages] == [
+        (0, 4, "train"), (1, 4, "train"), (2, 4, "train"),
+    ]  # fmt: skip
+    assert {m["bytes_up"] for m in messages} == {content_bytes(replies[0].content)}
+
+
+def test_who_does_not_answer_in_time_is_missing_by_name():
+    grid = metered(silent=[10])
+    replies = send(grid, timeout=0.3)
+    assert [reply.metadata.src_node_id for reply in replies] == [30, 20]
+    (missing,) = grid.ledger.to_json()["missing"]
+    assert missing == {"client": 1, "round": 4, "kind": "train", "reason": "no reply in 0.3 s"}
+    unanswered = grid.ledger.to_json()["communication"]["messages"][1]
+    assert unanswered["bytes_up"] == 0
+    assert unanswered["bytes_down"] > 0
+    assert grid.ledger.absent(4, "train") == "client 1: no reply in 0.3 s"
+    assert grid.ledger.absent(3, "train") == ""
+
+
+def test_the_size_of_a_content_is_that_of_its_arrays_and_a_little_more():
+    arrays = {
+        name: Array(np.random.default_rng(i).normal(size=1000)) for i, name in enumerate("ab")
+    }
+    size = content_bytes(RecordDict({"arrays": ArrayRecord(arrays)}))
+    assert 2 * 8000 < size < 2 * 8000 + 2000
+
+
+def test_equal_arrays_are_sent_and_counted_once():
+    same = {name: Array(np.ones(1000)) for name in "ab"}
+    assert content_bytes(RecordDict({"arrays": ArrayRecord(same)})) < 8000 + 2000
+
+
+def test_numbers_of_equal_kind_have_equal_size():
+    def size(value):
+        return content_bytes(RecordDict({"metrics": MetricRecord({"seconds": value})}))
+
+    assert size(0.1) == size(123.456789) == size(0.0)
