@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit style quality bench results clean
+.PHONY: help run test unit slow style quality bench results clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,9 @@ test: $(INSTALLED)  ## unit and integration tests
 
 unit: $(INSTALLED)  ## unit tests only (seconds)
 	@$(BIN)/python -m pytest -q
+
+slow: $(INSTALLED)  ## tests that CI leaves out (minutes)
+	@$(BIN)/python -m pytest -q -m slow
 
 style: $(INSTALLED)  ## mend formatting and what the linter can mend
 	@$(BIN)/ruff check --fix .

@@ -9,16 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
-from flwr.app.typing import MetricRecordValues
 from flwr.clientapp import ClientApp
 
 from potara_flwr.adapters import Adapter
 from potara_flwr.config import Settings, from_flat
+from potara_flwr.entries import Description, Report, pack
 from potara_flwr.errors import PotaraError, SettingsError
 from potara_flwr.personalization import personalize
-from potara_flwr.results import personalization_metrics, results_folder
+from potara_flwr.results import results_folder
 from potara_flwr.saving import save_client
 from potara_flwr.seeds import derive_seed
 from potara_flwr.tasks.base import num_samples
@@ -70,18 +70,15 @@ def describe(settings: Settings, client: int, message: Message, context: Context
             f"{code_version()} from {__file__}; stop the SuperLink that was started from there "
             "and run again (README, 'Stale code')"
         )
-    numbers: dict[str, MetricRecordValues] = {
-        "client": client,
-        "num-partitions": int(context.node_config.get("num-partitions", 0)),
-    }
+    description = Description(
+        client=client, num_partitions=int(context.node_config.get("num-partitions", 0))
+    )
     if client < settings.data.num_clients:
         data = workbench(settings).client(client)
-        numbers |= {
-            "num-train": num_samples(data.train),
-            "num-calibration": num_samples(data.calibration),
-            "num-test": num_samples(data.test),
-        }
-    return RecordDict({"metrics": MetricRecord(numbers)})
+        description.num_train = num_samples(data.train)
+        description.num_calibration = num_samples(data.calibration)
+        description.num_test = num_samples(data.test)
+    return pack(description)
 
 
 @app.train()
@@ -130,12 +127,7 @@ def personalize_client(
     outcome = personalize(bench.model, bench.task, data, _received(message, bench), settings)
     folder = results_folder(settings, context.run_id) / "clients" / str(client)
     save_client(folder, client, outcome, bench.model, settings)
-    return RecordDict(
-        {
-            "metrics": MetricRecord(personalization_metrics(outcome)),
-            "config": ConfigRecord({"rule": outcome.rule, "reason": outcome.reason}),
-        }
-    )
+    return pack(Report.of(outcome))
 
 
 def _received(message: Message, bench: Workbench) -> Adapter:

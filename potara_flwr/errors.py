@@ -21,3 +21,7 @@ class RunError(PotaraError):
 
 class EstimationError(PotaraError):
     """A quantity behind the mixing weight is not finite (names the client and the adapter)."""
+
+
+class ReplyError(PotaraError):
+    """A client's reply cannot be used (says what is wrong with it)."""

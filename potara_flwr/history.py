@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from logging import INFO
 from typing import Any
@@ -95,8 +96,10 @@ class PersonalizationWatch:
         """Count one reply."""
         self.replies += 1
         if reply.has_content():
-            metrics = _numbers(reply.content.metric_records["metrics"])
-            self.scores.append((metrics["loss.personalized"], metrics["accuracy.personalized"]))
+            metrics = _numbers(reply.content.metric_records.get("metrics"))
+            names = ("personalized.loss", "personalized.accuracy")
+            if all(math.isfinite(metrics.get(name, math.nan)) for name in names):
+                self.scores.append((metrics[names[0]], metrics[names[1]]))
         losses, accuracies = zip(*self.scores, strict=True) if self.scores else ((), ())
         elapsed = time.perf_counter() - self._start
         self.recorder._log(

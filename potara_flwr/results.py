@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flwr.app.typing import MetricRecordValues
-
 from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
-from potara_flwr.personalization import Personalization
 
 
 def results_folder(settings: Settings, run_id: int) -> Path:
@@ -24,85 +22,38 @@ def results_folder(settings: Settings, run_id: int) -> Path:
     return Path.home() / "potara-results" / f"run-{run_id}"
 
 
-def claim_folder(folder: Path) -> None:
-    """Create the results folder, or raise SettingsError where it cannot be used."""
+@contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """Create the results folder for as long as a run goes on; a run that fails before it has
+    written anything leaves no empty folder behind.
+
+    Raises
+    ------
+    SettingsError
+        The folder cannot be written, or is already used by another run.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        used = any(folder.iterdir())
-    except OSError as error:
-        raise SettingsError(
-            f"run.results: the folder {folder} cannot be written ({error.strerror}); name another"
-        ) from None
-    if used:
-        raise SettingsError(
-            f"run.results: the folder {folder} is already used by another run; name a new one"
-        )
-
-
-def personalization_metrics(outcome: Personalization) -> dict[str, MetricRecordValues]:
-    """Return the numbers of a personalization under flat names, as a client sends them."""
-    nested: dict[str, Mapping[str, MetricRecordValues]] = {
-        "traces": outcome.traces,
-        "bound": outcome.bound,
-        "weights": outcome.weights,
-        "accuracy": {name: score.accuracy for name, score in outcome.scores.items()},
-        "loss": {name: score.loss for name, score in outcome.scores.items()},
-        "grid": {
-            "weight": [weight for weight, _ in outcome.grid],
-            "accuracy": [score.accuracy for _, score in outcome.grid],
-            "loss": [score.loss for _, score in outcome.grid],
-        },
-        "seconds": {
-            "local_training": outcome.seconds_local_training,
-            "weight": outcome.seconds_weight,
-        },
-    }
-    flat = {
-        f"{group}.{name}": value for group, pairs in nested.items() for name, value in pairs.items()
-    }
-    flat["weight"] = outcome.weight
-    if outcome.svd_error is not None:
-        flat["svd-error"] = outcome.svd_error
-    return flat
-
-
-def client_entry(
-    sizes: Mapping[str, int], metrics: Mapping[str, Any], rule: str, reason: str
-) -> dict[str, Any]:
-    """Return a client's part of ``results.json`` from what it sent."""
-    groups: dict[str, dict[str, Any]] = {}
-    for name, value in metrics.items():
-        group, _, key = name.partition(".")
-        if key:
-            groups.setdefault(group, {})[key] = value
-    grid = groups["grid"]
-    accuracy = {name: value for name, value in groups["accuracy"].items() if name != "personalized"}
-    loss = {name: value for name, value in groups["loss"].items() if name != "personalized"}
-    return {
-        **sizes,
-        "traces": groups["traces"],
-        "bound": groups["bound"],
-        "weights": groups["weights"],
-        "personalized": {
-            "rule": rule,
-            "weight": metrics["weight"],
-            "accuracy": groups["accuracy"]["personalized"],
-            "loss": groups["loss"]["personalized"],
-            "reason": reason,
-        },
-        "accuracy": accuracy,
-        "loss": loss,
-        "grid": [
-            {"weight": weight, "accuracy": point, "loss": value}
-            for weight, point, value in zip(
-                grid["weight"], grid["accuracy"], grid["loss"], strict=True
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            used = any(folder.iterdir())
+        except OSError as error:
+            raise SettingsError(
+                f"run.results: the folder {folder} cannot be written ({error.strerror}); "
+                "name another"
+            ) from None
+        if used:
+            raise SettingsError(
+                f"run.results: the folder {folder} is already used by another run; name a new one"
             )
-        ],
-        "svd_error": metrics.get("svd-error"),
-        "seconds": groups["seconds"],
-    }
+        yield
+    except BaseException:
+        for place in new:
+            with suppress(OSError):  # it is not empty, or never came to be
+                place.rmdir()
+        raise
 
 
 def summarize(clients: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,16 +15,11 @@ from flwr.supercore import log
 from potara_flwr.client_app import USER_ERROR
 from potara_flwr.communication import Ledger, MeteredGrid
 from potara_flwr.config import Settings, from_flat
-from potara_flwr.errors import PotaraError, RunError, SettingsError
+from potara_flwr.entries import Description, Report, unpack
+from potara_flwr.errors import PotaraError, ReplyError, RunError, SettingsError
 from potara_flwr.history import RoundRecorder
 from potara_flwr.report import write_report
-from potara_flwr.results import (
-    claim_folder,
-    client_entry,
-    results_folder,
-    summarize,
-    write_results,
-)
+from potara_flwr.results import claimed_folder, results_folder, summarize, write_results
 from potara_flwr.saving import save_federated
 from potara_flwr.strategies import STRATEGIES
 from potara_flwr.workbench import code_version, workbench
@@ -51,25 +46,34 @@ def run(grid: Grid, settings: Settings, run_id: int) -> Path:
         A setting does not fit, or too few clients could take part.
     """
     folder = results_folder(settings, run_id)
+    with claimed_folder(folder):
+        results = learn(MeteredGrid(grid, Ledger()), settings, folder)
+        write_report(results, folder)
+        write_results(folder, results)
+    log(INFO, "results: %s", folder)
+    return folder
+
+
+def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Gather the clients and take the steps of the algorithm; save the federated adapter in
+    ``folder`` and return what goes into ``results.json``.
+    """
     model = workbench(settings).model
-    ledger = Ledger()
-    metered = MeteredGrid(grid, ledger)
-    sizes = gather_clients(metered, settings)
-    claim_folder(folder)
+    descriptions = gather_clients(grid, settings)
 
     # 1. Federated rounds: the federated adapter.
     strategy = STRATEGIES[settings.federation.strategy](
-        metered.clients,
+        grid.clients,
         seed=settings.seed,
         fraction_train=settings.federation.fraction_train,
         fraction_evaluate=settings.federation.fraction_evaluate,
         min_reply_fraction=settings.federation.min_reply_fraction,
-        ledger=ledger,
+        ledger=grid.ledger,
     )
-    recorder = RoundRecorder(strategy, ledger, settings)
+    recorder = RoundRecorder(strategy, grid.ledger, settings)
     initial = ArrayRecord(model.initial)
     outcome = strategy.start(
-        grid=metered,
+        grid=grid,
         initial_arrays=initial,
         num_rounds=settings.federation.rounds,
         timeout=settings.federation.timeout,
@@ -78,26 +82,23 @@ def run(grid: Grid, settings: Settings, run_id: int) -> Path:
     federated = outcome.arrays if settings.federation.rounds else initial
 
     # 2. Local training, traces, weight and merge: on the clients, which send numbers only.
-    clients = personalize_clients(metered, federated, settings, sizes, recorder)
+    clients = personalize_clients(grid, federated, settings, descriptions, recorder)
 
     # 3. Results.
-    results = {
-        "config": settings.computed(),
-        "rounds": recorder.rounds,
-        **ledger.to_json(),
-        "clients": clients,
-        "summary": summarize(clients),
-    }
-    accuracy = results["summary"]["mean"]["accuracy"]["federated"]
+    summary = summarize(clients)
+    accuracy = summary["mean"]["accuracy"]["federated"]
     adapter = federated.to_torch_state_dict()
     save_federated(folder / "federated", dict(adapter), model, settings, accuracy)
-    write_report(results, folder)
-    write_results(folder, results)
-    log(INFO, "results: %s", folder)
-    return folder
+    return {
+        "config": settings.computed(),
+        "rounds": recorder.rounds,
+        **grid.ledger.to_json(),
+        "clients": clients,
+        "summary": summary,
+    }
 
 
-def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, dict[str, int]]:
+def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Description]:
     """Wait for the SuperNodes, ask each which client it is, and fill in ``grid.clients``.
 
     Goes on once every client is there, once Flower says there will be no more nodes, or after
@@ -106,7 +107,7 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, dict[str,
     Returns
     -------
     dict
-        Client → its ``client``, ``num_train``, ``num_calibration`` and ``num_test``.
+        Client → what it says of itself.
 
     Raises
     ------
@@ -115,8 +116,9 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, dict[str,
     RunError
         No client has connected.
     """
-    sizes: dict[int, dict[str, int]] = {}
+    descriptions: dict[int, Description] = {}
     known: set[int] = set()
+    left_out: list[str] = []
     announced = settings.data.num_clients
     deadline = time.monotonic() + settings.federation.connect_timeout
     while True:
@@ -127,44 +129,49 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, dict[str,
             if reply.has_error():
                 if reply.error.code == USER_ERROR:
                     raise SettingsError(reply.error.reason or "a client refused the settings")
-                log(WARNING, "node %d does not take part: %s", node, reply.error.reason)
+                left_out.append(f"node {node}: {reply.error.reason}")
                 continue
-            numbers = {
-                name.replace("-", "_"): int(value)  # type: ignore[arg-type]
-                for name, value in reply.content.metric_records["metrics"].items()
-            }
-            announced = numbers.pop("num_partitions") or announced
-            client = numbers["client"]
-            if client >= settings.data.num_clients or client in sizes:
+            try:
+                description = unpack(reply.content, Description)
+            except ReplyError as error:
+                left_out.append(f"node {node}: its description is wrong: {error}")
+                continue
+            announced = description.num_partitions or announced
+            client = description.client
+            if client >= settings.data.num_clients or client in descriptions:
                 grid.ledger.refuse(client, 0, "describe", "there is no such client, or it is taken")
                 continue
             grid.clients[node] = client
-            sizes[client] = numbers
+            descriptions[client] = description
         enough = min(announced, settings.data.num_clients)
-        if len(sizes) >= enough or len(known) >= announced or time.monotonic() > deadline:
+        if len(descriptions) >= enough or len(known) >= announced or time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    for client in sorted(set(range(settings.data.num_clients)) - set(sizes)):
-        grid.ledger.miss(client, 0, "describe", "no SuperNode is this client")
-    if not sizes:
-        raise RunError(f"none of the {settings.data.num_clients} clients has connected")
-    if len(sizes) < settings.data.num_clients:
+    for client in sorted(set(range(settings.data.num_clients)) - set(descriptions)):
+        reason = "; ".join(["no SuperNode is this client", *left_out])
+        grid.ledger.miss(client, 0, "describe", reason)
+    if not descriptions:
+        reason = "; ".join(
+            [f"none of the {settings.data.num_clients} clients takes part", *left_out]
+        )
+        raise RunError(reason)
+    if len(descriptions) < settings.data.num_clients:
         log(
             WARNING,
             "%d of %d clients take part; for all of them run with "
             '--federation-config "num-supernodes=%d client-resources-num-cpus=1"',
-            len(sizes),
+            len(descriptions),
             settings.data.num_clients,
             settings.data.num_clients,
         )
-    return sizes
+    return descriptions
 
 
 def personalize_clients(
     grid: MeteredGrid,
     federated: ArrayRecord,
     settings: Settings,
-    sizes: dict[int, dict[str, int]],
+    descriptions: dict[int, Description],
     recorder: RoundRecorder,
 ) -> list[dict[str, Any]]:
     """Send every client the federated adapter; return their results, sorted by client.
@@ -184,15 +191,13 @@ def personalize_clients(
             reason = reply.error.reason or f"error {reply.error.code}"
             grid.ledger.refuse(client, None, "personalize", reason)
             continue
-        words = reply.content.config_records["config"]
-        clients.append(
-            client_entry(
-                sizes[client],
-                dict(reply.content.metric_records["metrics"].items()),
-                str(words["rule"]),
-                str(words["reason"]),
-            )
-        )
+        try:
+            report = unpack(reply.content, Report)
+        except ReplyError as error:
+            grid.ledger.refuse(client, None, "personalize", str(error))
+            continue
+        sizes = descriptions[client].model_dump(exclude={"num_partitions"})
+        clients.append(sizes | report.to_json())
     if not clients:
         reasons = grid.ledger.absent(None, "personalize")
         raise RunError(f"no client could be personalized ({reasons})")

@@ -27,6 +27,7 @@ import psutil
 
 from potara_flwr.config import Settings
 from potara_flwr.errors import RunError
+from potara_flwr.results import claimed_folder
 from simulations.display import LiveDisplay
 
 PROJECT = Path(__file__).parent.parent
@@ -40,22 +41,24 @@ def run_with_flower(settings: Settings, display: LiveDisplay, cpus_per_client: i
 
     Raises
     ------
+    SettingsError
+        The results folder cannot be written or is used by another run.
     RunError
         The SuperLink did not start, the submission was refused, or the run failed.
     """
     results = Path(settings.run.results)
-    with superlink() as environment:
+    with claimed_folder(results), superlink() as environment:
         run_id = submit(settings, environment, cpus_per_client)
         display.say(f"flwr run {run_id} on {settings.data.num_clients} SuperNodes")
         log = follow(run_id, environment, display)
         status = status_of(run_id, environment)
-    if status != "finished:completed" or not (results / "results.json").is_file():
-        if display.error:
-            raise RunError(display.error)
-        place = results.with_name(results.name + ".log")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(log)
-        raise RunError(f"the run ended as {status}; its log is in {place}")
+        if status != "finished:completed" or not (results / "results.json").is_file():
+            if display.error:
+                raise RunError(display.error)
+            place = results.with_name(results.name + ".log")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(log)
+            raise RunError(f"the run ended as {status}; its log is in {place}")
     return results
 
 

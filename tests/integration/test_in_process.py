@@ -7,17 +7,19 @@ import random
 
 import pytest
 import torch
-from flwr.app import Message, MetricRecord
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from peft import PeftModel
 from transformers import AutoModelForImageClassification
 
 from potara_flwr import client_app
+from potara_flwr import workbench as workbench_module
 from potara_flwr.adapters import load_adapter
 from potara_flwr.errors import PotaraError, RunError, SettingsError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.results import read_results
 from potara_flwr.rules import RULES
+from potara_flwr.tasks import Digits
 from potara_flwr.workbench import Workbench
 
 pytestmark = pytest.mark.integration
@@ -26,11 +28,12 @@ pytestmark = pytest.mark.integration
 class WatchedGrid(InProcessGrid):
     """Keeps every message, answers them in a random order, and can break clients."""
 
-    def __init__(self, settings, *, order_seed=0, broken=None, **kwargs):
+    def __init__(self, settings, *, order_seed=0, broken=None, lying=None, **kwargs):
         super().__init__(settings, **kwargs)
         self.rng = random.Random(order_seed)
         self.messages: list[Message] = []
         self.broken = broken or {}
+        self.lying = lying or {}
 
     def pull_messages(self, message_ids):
         waiting = list(self._waiting.items())
@@ -47,6 +50,8 @@ class WatchedGrid(InProcessGrid):
             self.app = app
         else:
             reply = super()._answer(message)
+        if message.metadata.message_type == self.lying.get(message.metadata.dst_node_id - 1):
+            reply.content = RecordDict({"metrics": MetricRecord({"client": -1})})
         self.messages.append(reply)
         return reply
 
@@ -196,6 +201,19 @@ def test_a_broken_client_is_named_and_the_run_goes_on(tiny, tmp_path):
     assert not (folder / "clients" / "2").exists()
 
 
+def test_a_client_that_answers_nonsense_is_named_and_the_run_goes_on(tiny, tmp_path):
+    lying = {0: "query.describe", 1: "query.personalize", 2: "evaluate"}
+    _, _, results, _ = run(tiny, tmp_path, lying=lying)
+    (missing,) = results["missing"]
+    assert (missing["client"], missing["kind"]) == (0, "describe")
+    assert "node 1: its description is wrong: client: Input should be" in missing["reason"]
+    refused = [(item["client"], item["round"], item["kind"]) for item in results["refused"]]
+    assert refused == [(2, 1, "evaluate"), (2, 2, "evaluate"), (1, None, "personalize")]
+    assert "num-examples is None" in results["refused"][0]["reason"]
+    assert "Field required" in results["refused"][2]["reason"]
+    assert [client["client"] for client in results["clients"]] == [2]
+
+
 def test_a_run_that_every_client_fails_fails(tiny, tmp_path):
     with pytest.raises(RunError, match="round 1: 0 of 3"):
         run(tiny, tmp_path, broken=dict.fromkeys(range(3), "train"))
@@ -203,6 +221,7 @@ def test_a_run_that_every_client_fails_fails(tiny, tmp_path):
         run(tiny, tmp_path, name="b", broken=dict.fromkeys(range(3), "query.personalize"))
     with pytest.raises(RunError, match="none of the 3 clients"):
         run(tiny, tmp_path, name="c", broken=dict.fromkeys(range(3), "query.describe"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_fewer_nodes_than_clients_run_and_the_missing_stand_in_the_results(tiny, tmp_path):
@@ -231,14 +250,48 @@ def test_zero_rounds_train_locally_only(tiny, tmp_path):
 
 
 def test_a_single_class_client_works(tiny, tmp_path):
-    overrides = {"data.alpha": 0.01, "seed": 5, "calibration.samples": 3}
+    overrides = {"data.alpha": 0.001, "data.num-clients": 6, "calibration.samples": 3}
     settings, _, results, _ = run(tiny, tmp_path, overrides)
-    labels = [
-        torch.cat([part["labels"] for part in (data.train, data.calibration, data.test)])
-        for data in map(Workbench(settings).client, range(3))
+    classes = []
+    for client in range(6):
+        data = Workbench(settings).client(client)
+        parts = (data.train, data.calibration, data.test)
+        classes.append(len(torch.cat([part["labels"] for part in parts]).unique()))
+    assert min(classes) == 1
+    assert len(results["clients"]) == 6
+
+
+def test_the_base_model_and_the_data_are_loaded_once_a_process(tiny, tmp_path, monkeypatch):
+    workbench_module._workbench.cache_clear()
+    loads = []
+    for name in ("load_base_model", "load_client"):
+        original = getattr(Digits, name)
+
+        def counted(self, settings, *client, name=name, original=original):
+            loads.append((name, *client))
+            return original(self, settings, *client)
+
+        monkeypatch.setattr(Digits, name, counted)
+    run(tiny, tmp_path)
+    assert sorted(loads) == [
+        ("load_base_model",),
+        *(("load_client", client) for client in range(3)),
     ]
-    assert min(len(item.unique()) for item in labels) <= 3
-    assert len(results["clients"]) == 3
+
+
+def test_a_rule_is_one_function_and_one_registry_line(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(RULES, "mine", lambda evidence: 0.25)
+    _, folder, results, _ = run(tiny, tmp_path, {"merge.rule": "mine"})
+    for client in results["clients"]:
+        assert client["personalized"]["weight"] == client["weights"]["mine"] == 0.25
+        federated, local, merged = (
+            load_adapter(folder / place)
+            for place in ("federated", f"clients/{client['client']}/local",
+                          f"clients/{client['client']}")
+        )  # fmt: skip
+        for name, tensor in merged.items():
+            torch.testing.assert_close(tensor, 0.25 * federated[name] + 0.75 * local[name])
+    assert "mine" in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize("rule", RULES)
