@@ -31,7 +31,7 @@ class LiveDisplay:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[scores]} · {task.fields[size]} · {task.fields[left]} left"),
+            TextColumn("{task.fields[scores]} · {task.fields[size]} · {task.fields[left]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -71,6 +71,8 @@ class LiveDisplay:
             self.say(str(step))
             return
         if step.phase not in self._tasks:
+            for earlier in self._tasks.values():
+                self._bar.update(earlier, left="done")
             self._tasks[step.phase] = self._bar.add_task("", scores="", size="", left="")
         self._bar.update(
             self._tasks[step.phase],
@@ -79,7 +81,7 @@ class LiveDisplay:
             total=step.total,
             scores=step.scores,
             size=step.size,
-            left=f"{step.seconds_left // 60}:{step.seconds_left % 60:02d}",
+            left=f"{step.seconds_left // 60}:{step.seconds_left % 60:02d} left",
         )
 
 
