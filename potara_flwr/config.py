@@ -37,7 +37,7 @@ class Group(BaseModel):
 class TaskSettings(Group):
     """What is learned."""
 
-    name: str = Field("digits", description="task: base model, client data, loss and metric")
+    name: str = Field("digits", description="task: `digits` or `text-classification`")
     model: str = Field(
         "digits-vit",
         description="base model: the embedded `digits-vit`, a local Hugging Face model folder "
@@ -60,9 +60,29 @@ class DataSettings(Group):
     train_samples: int = Field(
         100, ge=0, description="samples: most training samples a client uses; 0 is all it has"
     )
-    test_fraction: float = Field(
-        0.4, gt=0, lt=1, description="share of a client's samples kept for testing"
+    test_samples: int = Field(
+        0, ge=0, description="samples: most test samples a client scores on; 0 is all it has"
     )
+    test_fraction: float = Field(
+        0.4,
+        gt=0,
+        lt=1,
+        description="share of a client's samples kept for testing, where the data has no split",
+    )
+    path: str = Field("", description="data file of a text task: .parquet, .csv, .json or .jsonl")
+    text_column: str = Field("text", description="column of the texts")
+    label_column: str = Field("label", description="column of the labels: whole numbers from 0")
+    split_column: str = Field(
+        "",
+        description="column that says `train` or `test`; empty splits each client's samples by "
+        "`data.test-fraction`",
+    )
+    domain_column: str = Field(
+        "",
+        description="column of the domain: client k holds a share of the k-th domain, in turn; "
+        "empty partitions by Dirichlet label skew",
+    )
+    max_tokens: int = Field(64, ge=1, description="tokens a text is cut to")
 
 
 class LoraSettings(Group):
@@ -90,9 +110,9 @@ class LocalSettings(Group):
     """Local training, after the last round, sending nothing."""
 
     start: Literal["cold", "warm"] = Field(
-        "cold",
-        description="where the local adapter starts: `cold` is the initial adapter (the paper), "
-        "`warm` the federated one",
+        "warm",
+        description="where the local adapter starts: `warm` is the federated adapter, `cold` the "
+        "initial one (the paper)",
     )
     steps: int = Field(300, ge=0, description="optimizer steps of local training")
 
@@ -133,7 +153,12 @@ class CalibrationSettings(Group):
 class MergeSettings(Group):
     """How the personalized adapter is made of the two."""
 
-    rule: str = Field("variance-trace", description="merge rule of the adapter that is saved")
+    rule: str = Field("excess-loss", description="merge rule of the adapter that is saved")
+    fallback: bool = Field(
+        True,
+        description="keep the better single adapter where the calibration samples show the merge "
+        "to be worse by more than their noise",
+    )
     space: Literal["factors", "delta"] = Field(
         "factors",
         description="`factors` averages A and B apart (the paper), `delta` the update ΔW exactly",

@@ -91,31 +91,83 @@ def summary_table(results: Results) -> Table:
 def client_table(results: Results) -> Table:
     """Return one row per client, as a table for a terminal.
 
-    λ is that of the personalized adapter, a star marks those that are not the rule's.
+    λ is that of the personalized adapter: ``*`` marks those that are not the rule's, ``!`` those
+    that the calibration samples do not bear out.
     """
     table = _table("Each client (test accuracy in %)", first="client")
-    for header in ("train\nsamples", "λ", "a", "b", "c", "federated", "local", "personalized"):
+    for header in (
+        "train\nsamples",
+        "λ",
+        "90 %\nof λ",
+        "a",
+        "b",
+        "c",
+        "feder-\nated",
+        "local",
+        "person-\nalized",
+    ):
         table.add_column(header, justify="right")
-    reasons: dict[str, None] = {}
     for client in results["clients"]:
         traces, accuracy, personalized = (
             client["traces"],
             client["accuracy"],
             client["personalized"],
         )
-        reasons[personalized["reason"]] = None
         table.add_row(
             str(client["client"]),
             str(client["num_train"]),
-            number(personalized["weight"]) + ("*" if personalized["reason"] else ""),
+            marked_weight(client),
+            interval(client),
             *(scientific(traces[key]) for key in ("federated", "local", "cross")),
             *(percent(accuracy[key]) for key in ("federated", "local")),
             percent(personalized["accuracy"]),
         )
-    lines = ["a, b, c: variance traces, federated, local, cross"]
-    lines += [f"* {reason}" for reason in reasons if reason]
+    lines = [
+        "90 % of λ: interval from resampling; a, b, c: variance traces, federated, local, cross",
+        *(f"{mark} {who}: {text}" for mark, who, text in remarks(results)),
+    ]
     table.caption = Text("\n".join(lines))
     return table
+
+
+def marked_weight(client: dict[str, Any]) -> str:
+    """Return the λ of a client's personalized adapter with its marks."""
+    marks = "*" * bool(client["personalized"]["reason"]) + "!" * bool(
+        client["diagnosis"]["warning"]
+    )
+    return number(client["personalized"]["weight"]) + marks
+
+
+def interval(client: dict[str, Any]) -> str:
+    """Return the interval of a client's λ in few characters, e.g. ``.21–.80``."""
+    ends = (number(client["diagnosis"][end]) for end in ("low", "high"))
+    return "–".join(end.removeprefix("0") if end.startswith("0.") else end for end in ends)
+
+
+def remarks(results: Results) -> list[tuple[str, str, str]]:
+    """Return each remark on a client's λ: its mark, the clients it is on, and its text.
+
+    ``*``: why an adapter is not the rule's merge; ``!``: where λ and the losses disagree.
+    """
+    clients = results["clients"]
+    named: dict[tuple[str, str], list[str]] = {}
+    for client in clients:
+        for mark, text in (
+            ("*", client["personalized"]["reason"]),
+            ("!", client["diagnosis"]["warning"]),
+        ):
+            if text:
+                named.setdefault((mark, text), []).append(str(client["client"]))
+    return [
+        (
+            mark,
+            "every client"
+            if len(names) == len(clients) > 1
+            else f"client{'s' if len(names) > 1 else ''} {', '.join(names)}",
+            text,
+        )
+        for (mark, text), names in named.items()
+    ]
 
 
 def percent(fraction: float | None) -> str:

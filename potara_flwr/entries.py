@@ -6,6 +6,7 @@ puts them together again and takes nothing that does not fit the schema.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -57,8 +58,21 @@ class Personalized(Entry):
     weight: float
     accuracy: float
     loss: float
+    fallback: str
+    """The single adapter that was kept instead of the rule's merge, or empty."""
     reason: str
-    """Why the weight is not the rule's, or empty."""
+    """Why it was kept, or empty."""
+
+
+class Diagnosed(Entry):
+    """How far the calibration samples bear the weight out."""
+
+    favours: str
+    low: float
+    high: float
+    gain: float
+    noise: float | None = None
+    warning: str
 
 
 class Grid(Entry):
@@ -97,6 +111,7 @@ class Report(Entry):
     bound: Bound
     weights: Annotated[dict[str, float], AfterValidator(_of_every_rule)]
     personalized: Personalized
+    diagnosis: Diagnosed
     accuracy: Annotated[dict[str, float], AfterValidator(_of_every_adapter)]
     loss: Annotated[dict[str, float], AfterValidator(_of_every_adapter)]
     grid: Grid
@@ -106,7 +121,7 @@ class Report(Entry):
     @classmethod
     def of(cls, outcome: Personalization) -> Report:
         """Return what of a personalization may leave the client: numbers, no adapter."""
-        own = outcome.scores["personalized"]
+        own, found = outcome.scores["personalized"], outcome.diagnosis
         scores = {name: score for name, score in outcome.scores.items() if name != "personalized"}
         points = [score for _, score in outcome.grid]
         return cls(
@@ -118,7 +133,16 @@ class Report(Entry):
                 weight=outcome.weight,
                 accuracy=own.accuracy,
                 loss=own.loss,
+                fallback=outcome.fallback,
                 reason=outcome.reason,
+            ),
+            diagnosis=Diagnosed(
+                favours=found.favours,
+                low=found.low,
+                high=found.high,
+                gain=found.gain,
+                noise=found.noise if math.isfinite(found.noise) else None,
+                warning=found.warning,
             ),
             accuracy={name: score.accuracy for name, score in scores.items()},
             loss={name: score.loss for name, score in scores.items()},
@@ -192,6 +216,7 @@ def _flatten(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in nested.items():
         if isinstance(value, Mapping):
             for key, item in value.items():
-                yield f"{name}.{key}", item
+                if item is not None:
+                    yield f"{name}.{key}", item
         elif value is not None:
             yield name, value

@@ -74,6 +74,7 @@ def per_sample_gradients(
     EstimationError
         A trained module is not linear, or does not keep the samples in its first dimension.
     """
+    samples = task.collate(samples)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in adapter.items()}
     owners = {model.parameters[name].rpartition(".")[0] for name in leaves}
     calls: list[tuple[str, Tensor, Tensor]] = []

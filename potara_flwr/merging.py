@@ -42,14 +42,18 @@ class Segment:
             return interpolate(self.federated, self.local, weight)
         return interpolate(self.federated_end, self.local_end, weight)
 
-    def slope(self, gradient: Mapping[str, Tensor]) -> float:
-        """Return dL/dλ of a loss whose mean gradient at a point of the segment is ``gradient``."""
-        return sum(
-            ((self.federated_end[name] - self.local_end[name]).double() * tensor.double())
-            .sum()
-            .item()
-            for name, tensor in gradient.items()
-        )
+    def slopes(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """Return each sample's dℓ/dλ at a point of the segment, shape (n,), float64.
+
+        ``gradients`` are the samples' gradients there, (n, *shape of the tensor) each.
+        """
+        return torch.stack(
+            [
+                tensor.double().flatten(1)
+                @ (self.federated_end[name] - self.local_end[name]).double().flatten()
+                for name, tensor in gradients.items()
+            ]
+        ).sum(0)
 
     def own_factors(
         self, tensors: Mapping[str, Tensor], end: Literal["federated", "local"]
@@ -96,6 +100,14 @@ def interpolate(federated: Adapter, local: Adapter, weight: Weight) -> Adapter:
     return {
         name: weight * tensor + (1 - weight) * local[name] for name, tensor in federated.items()
     }
+
+
+def mean_weight(weight: Weight) -> float:
+    """Return λ, or its mean over all coordinates."""
+    if not isinstance(weight, Mapping):
+        return weight
+    total = sum(tensor.double().sum().item() for tensor in weight.values())
+    return total / sum(tensor.numel() for tensor in weight.values())
 
 
 def deltas(adapter: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:

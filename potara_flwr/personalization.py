@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from potara_flwr.adapters import Adapter, LoraModel
 from potara_flwr.config import CalibrationSettings, Settings
+from potara_flwr.diagnosis import Diagnosis, diagnose
 from potara_flwr.errors import EstimationError
 from potara_flwr.fisher import (
     damped,
@@ -20,11 +21,11 @@ from potara_flwr.fisher import (
     per_sample_gradients,
     variance_traces,
 )
-from potara_flwr.merging import Segment, Weight, segment_between, truncate
-from potara_flwr.rules import GRID, RULES, Evidence
+from potara_flwr.merging import Segment, Weight, mean_weight, segment_between, truncate
+from potara_flwr.rules import GRID, RULES, Evidence, bootstrap
 from potara_flwr.seeds import derive_seed
-from potara_flwr.tasks.base import ClientData, Samples, Task
-from potara_flwr.training import Score, evaluate, train
+from potara_flwr.tasks.base import ClientData, Samples, Task, num_samples
+from potara_flwr.training import Score, evaluate, sample_losses, train
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Personalization:
     personalized: Adapter
     rule: str
     weight: float
+    fallback: str
+    """The single adapter that was kept instead of the rule's merge, or empty."""
     reason: str
-    """Why the weight is not the rule's, or empty."""
+    """Why it was kept, or empty."""
+    diagnosis: Diagnosis
     traces: dict[str, float]
     bound: dict[str, float]
     weights: dict[str, float]
@@ -48,7 +52,7 @@ class Personalization:
     svd_error: float | None
     seconds_local_training: float
     seconds_weight: float
-    """Gradient passes, the chosen rule and the merge."""
+    """Gradient passes, the chosen rule, its diagnosis and the merge."""
 
 
 def train_local(
@@ -77,8 +81,11 @@ def gather_evidence(
     segment: Segment,
     calibration: Samples,
     settings: CalibrationSettings,
+    seed: int,
 ) -> Evidence:
     """Make one gradient pass at each adapter over the calibration samples.
+
+    ``seed`` decides the bootstrap resamples of them.
 
     Raises
     ------
@@ -89,17 +96,16 @@ def gather_evidence(
     at_local = per_sample_gradients(model, task, segment.local_end, calibration)
     own_federated = segment.own_factors(at_federated.gradients, "federated")
     own_local = segment.own_factors(at_local.gradients, "local")
-    mean_federated = {name: g.mean(0) for name, g in at_federated.gradients.items()}
-    mean_local = {name: g.mean(0) for name, g in at_local.gradients.items()}
     return Evidence(
         traces=variance_traces(own_federated, own_local, settings.damping),
         fisher_federated=damped(diagonal_fisher(own_federated), settings.damping),
         fisher_local=damped(diagonal_fisher(own_local), settings.damping),
-        loss_federated=at_federated.losses.double().mean().item(),
-        loss_local=at_local.losses.double().mean().item(),
-        slope_federated=segment.slope(mean_federated),
-        slope_local=segment.slope(mean_local),
-        loss_at=lambda weight: evaluate(model, task, segment.at(weight), calibration).loss,
+        losses_federated=at_federated.losses.double(),
+        losses_local=at_local.losses.double(),
+        slopes_federated=segment.slopes(at_federated.gradients),
+        slopes_local=segment.slopes(at_local.gradients),
+        losses_at=lambda weight: sample_losses(model, task, segment.at(weight), calibration),
+        resamples=bootstrap(num_samples(calibration), seed),
     )
 
 
@@ -124,14 +130,26 @@ def personalize(
     start = time.perf_counter()
     segment = segment_between(federated, local, settings.merge.space)
     try:
-        evidence = gather_evidence(model, task, segment, data.calibration, settings.calibration)
-        chosen = RULES[settings.merge.rule](evidence)
-        reason = ""
+        evidence = gather_evidence(
+            model,
+            task,
+            segment,
+            data.calibration,
+            settings.calibration,
+            derive_seed(settings.seed, "evidence", data.client),
+        )
+        weights = {settings.merge.rule: RULES[settings.merge.rule](evidence)}
+        chosen = weights[settings.merge.rule]
+        diagnosis = diagnose(evidence, chosen)
+        fallback = diagnosis.better if settings.merge.fallback and diagnosis.worse else ""
+        reason = diagnosis.words if fallback else ""
         if settings.federation.rounds == 0:
-            chosen, reason = 0.0, "no federated round was run: this is the local adapter"
+            fallback, reason = "local", "no federated round was run: this is the local adapter"
+        if fallback:
+            chosen = float(fallback == "federated")
         personalized, svd_error = merge(segment, chosen, settings)
         seconds_weight = time.perf_counter() - start
-        weights = {name: rule(evidence) for name, rule in RULES.items()}
+        weights |= {name: rule(evidence) for name, rule in RULES.items() if name not in weights}
     except EstimationError as error:
         raise EstimationError(f"client {data.client}: {error}") from None
 
@@ -161,7 +179,9 @@ def personalize(
         personalized=personalized,
         rule=settings.merge.rule,
         weight=mean_weight(chosen),
+        fallback=fallback,
         reason=reason,
+        diagnosis=diagnosis,
         traces={"federated": traces.federated, "local": traces.local, "cross": traces.cross},
         bound={
             "federated": traces.bound(1.0),
@@ -184,11 +204,3 @@ def merge(segment: Segment, weight: Weight, settings: Settings) -> tuple[Adapter
     if settings.merge.space == "delta" and settings.merge.svd:
         return truncate(merged, settings.lora.rank)
     return merged, None
-
-
-def mean_weight(weight: Weight) -> float:
-    """Return λ, or its mean over all coordinates."""
-    if not isinstance(weight, Mapping):
-        return weight
-    total = sum(tensor.double().sum().item() for tensor in weight.values())
-    return total / sum(tensor.numel() for tensor in weight.values())

@@ -11,7 +11,17 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from potara_flwr.console import Results, byte_unit, number, percent, scientific, summary_rows
+from potara_flwr.console import (
+    Results,
+    byte_unit,
+    interval,
+    marked_weight,
+    number,
+    percent,
+    remarks,
+    scientific,
+    summary_rows,
+)
 from potara_flwr.figures import FIGURES
 
 CAPTIONS = {
@@ -21,7 +31,8 @@ CAPTIONS = {
     "to the height of the ring, the oracle, which sees the test data, the better.",
     "traces-and-bound": "Above, the larger of a and b belongs to the adapter of which the client's "
     "calibration samples are less sure; below, the closed form puts λ* where the bound is lowest, "
-    "so the diamond is never above the other two (an open mark on the lower edge is a zero).",
+    "so the diamond is never above the other two (an open mark on the lower edge is a zero). A "
+    "smaller bound is not a smaller loss: docs/method.md.",
     "accuracy-per-client": "Personalization pays for a client where its third bar is the highest; "
     "the group on the right is the mean over clients.",
     "accuracy-against-bytes": "Up and to the left is better: the line is what the rounds buy with "
@@ -97,13 +108,14 @@ it flatters; it is here as the yardstick. Regret is the mean accuracy that a rul
 {% if clients -%}
 <div class="scroll"><table>
 <thead><tr><th>Client</th><th>Train samples</th><th>Test samples</th><th>λ</th>
+<th>90 %<br>of λ</th><th>Evidence<br>favours</th>
 <th>a<br>federated trace</th><th>b<br>local trace</th><th>c<br>cross trace</th>
 <th>Federated (%)</th><th>Local (%)</th><th>Personalized (%)</th>
 {%- if svd %}<th>SVD error</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in clients -%}
 <tr><td>{{ row.client }}</td><td>{{ row.num_train }}</td><td>{{ row.num_test }}</td>
-<td>{{ row.personalized.weight | number }}{% if row.personalized.reason %}*{% endif %}</td>
+<td>{{ row | marked_weight }}</td><td>{{ row | interval }}</td><td>{{ row.diagnosis.favours }}</td>
 <td>{{ row.traces.federated | scientific }}</td><td>{{ row.traces.local | scientific }}</td>
 <td>{{ row.traces.cross | scientific }}</td><td>{{ row.accuracy.federated | percent }}</td>
 <td>{{ row.accuracy.local | percent }}</td><td>{{ row.personalized.accuracy | percent }}</td>
@@ -112,7 +124,9 @@ it flatters; it is here as the yardstick. Regret is the mean accuracy that a rul
 </tbody></table></div>
 <p class="note">λ is the weight on the federated adapter in the client's personalized adapter:
 1 is all federated, 0 all local.
-{%- for reason, named in reasons.items() %}<br>* {{ named }}: {{ reason }}.{% endfor %}</p>
+The interval holds the middle 90 % of λ over resamples of the calibration samples; what favours
+neither side is favoured by both.
+{%- for mark, who, text in remarks %}<br>{{ mark }} {{ who }}: {{ text }}.{% endfor %}</p>
 {%- else %}<p>No client was personalized.</p>{% endif %}
 
 <h2>Figures</h2>
@@ -177,6 +191,8 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         "number": number,
         "scientific": scientific,
         "when": _when,
+        "marked_weight": marked_weight,
+        "interval": interval,
     }
     clients = results["clients"]
     config = results["config"]
@@ -189,7 +205,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         summary=summary_rows(results),
         communication=_communication(results),
         clients=clients,
-        reasons=_reasons(clients),
+        remarks=remarks(results),
         svd=any(client["svd_error"] is not None for client in clients),
         figures=figures,
         troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
@@ -223,20 +239,6 @@ def _explanation(config: dict[str, Any]) -> str:
         f"{_count(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
         f"own samples alone, and {merged}. The seed is {config['seed']}."
     )
-
-
-def _reasons(clients: list[dict[str, Any]]) -> dict[str, str]:
-    """Return why a personalized adapter is not the rule's → the clients of which that is said."""
-    named: dict[str, list[str]] = {}
-    for client in clients:
-        if reason := client["personalized"]["reason"]:
-            named.setdefault(reason, []).append(str(client["client"]))
-    return {
-        reason: "every client"
-        if len(names) == len(clients)
-        else f"client{'s' if len(names) > 1 else ''} {', '.join(names)}"
-        for reason, names in named.items()
-    }
 
 
 def _communication(results: Results) -> str:

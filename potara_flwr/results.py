@@ -67,6 +67,8 @@ def summarize(clients: list[dict[str, Any]]) -> dict[str, Any]:
     rules = [rule for rule in clients[0]["weights"] if rule != "oracle"]
     return {
         "num_clients": len(clients),
+        "fallbacks": sum(bool(client["personalized"]["fallback"]) for client in clients),
+        "warnings": sum(bool(client["diagnosis"]["warning"]) for client in clients),
         "mean": mean,
         "weighted_mean": _means(clients, weighted),
         "regret": {

@@ -48,14 +48,17 @@ def client_card(client: int, outcome: Personalization) -> str:
         for name, score in outcome.scores.items()
         if name in ("initial", "federated", "local", "personalized")
     )
-    note = f"- {outcome.reason}\n" if outcome.reason else ""
+    found = outcome.diagnosis
+    notes = "".join(f"- {words}\n" for words in (outcome.reason, found.warning) if words)
     return f"""# Personalized LoRA adapter of client {client}
 
 The merge λ · federated + (1 − λ) · local of this client's two adapters (Potara, arXiv 2602.18658).
 
 - merge rule: {outcome.rule}
 - λ, the weight on the federated adapter: {outcome.weight:.4f}
-{note}- variance traces: federated a = {outcome.traces["federated"]:.6g}, local
+- interval of λ from resampling (90 %): {found.low:.2f} to {found.high:.2f}; the evidence favours
+  {found.favours}
+{notes}- variance traces: federated a = {outcome.traces["federated"]:.6g}, local
   b = {outcome.traces["local"]:.6g}, cross c = {outcome.traces["cross"]:.6g}
 
 | adapter | test accuracy | test loss |

@@ -16,7 +16,7 @@ from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed
 from potara_flwr.tasks.base import Samples, Task, num_samples, take
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def train(
         for step, indices in enumerate(
             batches(num_samples(samples), settings.batch_size, steps, seed), start=1
         ):
-            batch = take(samples, indices)
+            batch = task.collate(take(samples, indices))
             loss = task.losses(model(trained, batch), batch).mean()
             value = loss.item()
             if not math.isfinite(value):
@@ -111,12 +111,22 @@ def train(
 
 
 @torch.no_grad()
+def sample_losses(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
+    """Return the loss of each sample, shape (n,), float64."""
+    batches = (
+        task.collate(take(samples, slice(start, start + EVALUATION_BATCH)))
+        for start in range(0, num_samples(samples), EVALUATION_BATCH)
+    )
+    return torch.cat([task.losses(model(adapter, batch), batch).double() for batch in batches])
+
+
+@torch.no_grad()
 def evaluate(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> Score:
     """Return the mean loss and accuracy of ``adapter`` on ``samples``."""
     loss, correct = 0.0, 0.0
     num = num_samples(samples)
     for start in range(0, num, EVALUATION_BATCH):
-        batch = take(samples, slice(start, start + EVALUATION_BATCH))
+        batch = task.collate(take(samples, slice(start, start + EVALUATION_BATCH)))
         logits = model(adapter, batch)
         loss += task.losses(logits, batch).double().sum().item()
         correct += task.correct(logits, batch).double().sum().item()

@@ -57,6 +57,7 @@ def tiny(tiny_model: Path) -> Callable[..., Settings]:
                 "train.local-steps": 2,
                 "federation.rounds": 2,
                 "local.steps": 4,
+                "local.start": "cold",
                 "calibration.samples": 6,
                 **(overrides or {}),
             }

@@ -1,15 +1,17 @@
 """The merge rules: one file a rule, one line here."""
 
-from potara_flwr.rules.base import Evidence, Rule
+from potara_flwr.rules.base import Evidence, Rule, bootstrap
+from potara_flwr.rules.excess_loss import excess_loss
 from potara_flwr.rules.fisher import fisher
 from potara_flwr.rules.grid import GRID, grid
 from potara_flwr.rules.segment import segment
 from potara_flwr.rules.uniform import uniform
 from potara_flwr.rules.variance_trace import variance_trace
 
-__all__ = ["GRID", "RULES", "Evidence", "Rule"]
+__all__ = ["GRID", "RULES", "Evidence", "Rule", "bootstrap"]
 
 RULES: dict[str, Rule] = {
+    "excess-loss": excess_loss,
     "variance-trace": variance_trace,
     "segment": segment,
     "uniform": uniform,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from potara_flwr.fisher import VarianceTraces
 from potara_flwr.merging import Weight
+from potara_flwr.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,29 @@ class Evidence:
     """Damped diagonal Fisher of the federated adapter's factors, float64."""
     fisher_local: dict[str, Tensor]
     """The same of the local adapter."""
-    loss_federated: float
-    """Mean loss at λ = 1."""
-    loss_local: float
-    """Mean loss at λ = 0."""
-    slope_federated: float
-    """dL/dλ at λ = 1."""
-    slope_local: float
-    """dL/dλ at λ = 0."""
-    loss_at: Callable[[float], float]
-    """Mean loss of the merge at a λ between the ends: one more forward pass."""
+    losses_federated: Tensor
+    """Loss of each sample at λ = 1, shape (n,), float64."""
+    losses_local: Tensor
+    """Loss of each sample at λ = 0, shape (n,), float64."""
+    slopes_federated: Tensor
+    """dℓ/dλ of each sample at λ = 1, shape (n,), float64."""
+    slopes_local: Tensor
+    """dℓ/dλ of each sample at λ = 0, shape (n,), float64."""
+    losses_at: Callable[[Weight], Tensor]
+    """Loss of each sample at any λ, shape (n,), float64: one more forward pass."""
+    resamples: Tensor
+    """Bootstrap resamples as sample weights, shape (resamples, n), float64; each sums to 1."""
+
+
+NUM_RESAMPLES = 200
+
+
+def bootstrap(num_samples: int, seed: int) -> Tensor:
+    """Draw bootstrap resamples of n samples, as weights of shape (NUM_RESAMPLES, n)."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "resamples"))
+    drawn = torch.randint(num_samples, (NUM_RESAMPLES, num_samples), generator=generator)
+    counts = torch.zeros(NUM_RESAMPLES, num_samples, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts)) / num_samples
 
 
 Rule = Callable[[Evidence], Weight]

@@ -20,11 +20,11 @@ def segment(evidence: Evidence) -> float:
         A loss or a slope is not finite.
     """
     coefficients = quartic(
-        evidence.loss_local,
-        evidence.loss_at(0.5),
-        evidence.loss_federated,
-        evidence.slope_local,
-        evidence.slope_federated,
+        evidence.losses_local.mean().item(),
+        evidence.losses_at(0.5).mean().item(),
+        evidence.losses_federated.mean().item(),
+        evidence.slopes_local.mean().item(),
+        evidence.slopes_federated.mean().item(),
     )
     if not all(math.isfinite(value) for value in coefficients):
         raise EstimationError(

@@ -43,6 +43,9 @@ class Task(Protocol):
     def load_client(self, settings: Settings, client: int) -> ClientData:
         """Load the samples of client ``client`` (from 0), prepared for the model."""
 
+    def collate(self, samples: Samples) -> Samples:
+        """Return a batch as the model takes it, e.g. without columns that are padding only."""
+
     def losses(self, logits: Tensor, samples: Samples) -> Tensor:
         """Return the loss of each sample, shape (n,)."""
 
@@ -60,11 +63,19 @@ def take(samples: Samples, indices: Tensor | slice) -> Samples:
     return {name: tensor[indices] for name, tensor in samples.items()}
 
 
-def split_client(settings: Settings, client: int, size: int) -> dict[str, Tensor]:
+def split_client(
+    settings: Settings, client: int, size: int, tested: Tensor | None = None
+) -> dict[str, Tensor]:
     """Split the positions 0 … size − 1 of one client into train, calibration and test.
 
-    Test comes first (``data.test-fraction``), then the held-out calibration samples, then training
-    (at most ``data.train-samples``). Calibration on ``training`` samples takes the first of those.
+    Test comes first (``data.test-fraction``, or where ``tested`` says so), then the held-out
+    calibration samples, then training (at most ``data.train-samples``). Calibration on
+    ``training`` samples takes the first of those.
+
+    Parameters
+    ----------
+    tested : Tensor, optional
+        True where the data set itself keeps a sample for testing, shape (size,).
 
     Raises
     ------
@@ -73,13 +84,17 @@ def split_client(settings: Settings, client: int, size: int) -> dict[str, Tensor
     """
     rng = np.random.default_rng(derive_seed(settings.seed, "split", client))
     order = torch.from_numpy(rng.permutation(size))
+    if tested is None:
+        num_test = int(size * settings.data.test_fraction)
+    else:
+        order = torch.cat([order[tested[order]], order[~tested[order]]])
+        num_test = int(tested.sum())
     num_calibration = settings.calibration.samples
-    num_test = int(size * settings.data.test_fraction)
     rest = size - num_test
     if num_test == 0:
         raise SettingsError(
-            f"client {client} has no test data: {settings.data.test_fraction:.0%} of its {size} "
-            "samples is none; raise data.test-fraction or data.alpha, or lower data.num-clients"
+            f"client {client} has no test data: of its {size} samples none is for testing; raise "
+            "data.test-fraction or data.alpha, or lower data.num-clients"
         )
     held_out = settings.calibration.source == "held-out"
     if num_calibration > rest - held_out:
@@ -90,6 +105,8 @@ def split_client(settings: Settings, client: int, size: int) -> dict[str, Tensor
             "calibration.samples or data.num-clients, or raise data.alpha"
         )
     test, calibration, train = order.tensor_split([num_test, num_test + num_calibration * held_out])
+    if settings.data.test_samples:
+        test = test[: settings.data.test_samples]
     if settings.data.train_samples:
         train = train[: settings.data.train_samples]
     if not held_out:

@@ -6,7 +6,7 @@ import math
 import random
 from typing import Any
 
-RULES = ("variance-trace", "segment", "uniform", "grid", "fisher")
+RULES = ("excess-loss", "variance-trace", "segment", "uniform", "grid", "fisher")
 
 
 def example_results(
@@ -86,7 +86,16 @@ def _client(
             "weight": at[source],
             "accuracy": accuracy[source],
             "loss": loss[source],
+            "fallback": "local" if reason else "",
             "reason": reason,
+        },
+        "diagnosis": {
+            "favours": "both",
+            "low": max(0.0, best - 0.2),
+            "high": min(1.0, best + 0.2),
+            "gain": 0.02,
+            "noise": 0.03,
+            "warning": "",
         },
         "svd_error": None,
         "seconds": {"local_training": 6.1, "weight": 0.12},
@@ -133,6 +142,8 @@ def _summary(rows: list[dict[str, Any]], rules: tuple[str, ...]) -> dict[str, An
     accuracy, loss = mean("accuracy", ones), mean("loss", ones)
     return {
         "num_clients": len(rows),
+        "fallbacks": sum(bool(row["personalized"]["fallback"]) for row in rows),
+        "warnings": 0,
         "mean": {"accuracy": accuracy, "loss": loss},
         "weighted_mean": {"accuracy": mean("accuracy", by_size), "loss": mean("loss", by_size)},
         "regret": {
@@ -172,7 +183,7 @@ def _config(clients: int, rounds: int, rule: str) -> dict[str, Any]:
             "min-reply-fraction": 0.5,
             "timeout": 3600.0,
         },
-        "local": {"start": "cold", "steps": 300},
+        "local": {"start": "warm", "steps": 300},
         "calibration": {"samples": 30, "source": "held-out", "damping": 0.01},
-        "merge": {"rule": rule, "space": "factors", "svd": False},
+        "merge": {"rule": rule, "fallback": True, "space": "factors", "svd": False},
     }

@@ -54,7 +54,7 @@ def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, befor
     assert lines[-1] == f"results: {tmp_path / 'flwr'}"
     for step in ("round 1/2", "round 2/2", "personalized 4/4"):
         assert any(line.startswith(f"progress: {step} · loss") for line in lines)
-    assert "variance-trace (chosen)" in done.stdout
+    assert "excess-loss (chosen)" in done.stdout
 
     here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
 

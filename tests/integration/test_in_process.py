@@ -96,9 +96,10 @@ def test_a_run_writes_what_the_schema_says(tiny, tmp_path):
         assert client["accuracy"]["oracle"] == max(p["accuracy"] for p in client["grid"])
         assert client["num_calibration"] == 6
         chosen = client["personalized"]
-        assert chosen["rule"] == "variance-trace"
-        assert chosen["accuracy"] == client["accuracy"]["variance-trace"]
-        assert chosen["weight"] == client["weights"]["variance-trace"]
+        assert chosen["rule"] == "excess-loss"
+        kept = chosen["fallback"] or "excess-loss"
+        assert chosen["accuracy"] == client["accuracy"][kept]
+        assert 0 <= client["diagnosis"]["low"] <= client["diagnosis"]["high"] <= 1
     summary = results["summary"]
     accuracies = [client["accuracy"]["local"] for client in results["clients"]]
     assert summary["mean"]["accuracy"]["local"] == pytest.approx(sum(accuracies) / 3)
@@ -281,7 +282,7 @@ def test_the_base_model_and_the_data_are_loaded_once_a_process(tiny, tmp_path, m
 
 def test_a_rule_is_one_function_and_one_registry_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(RULES, "mine", lambda evidence: 0.25)
-    _, folder, results, _ = run(tiny, tmp_path, {"merge.rule": "mine"})
+    _, folder, results, _ = run(tiny, tmp_path, {"merge.rule": "mine", "merge.fallback": False})
     for client in results["clients"]:
         assert client["personalized"]["weight"] == client["weights"]["mine"] == 0.25
         federated, local, merged = (
@@ -298,7 +299,8 @@ def test_a_rule_is_one_function_and_one_registry_line(tiny, tmp_path, monkeypatc
 @pytest.mark.parametrize("space", ["factors", "delta"])
 def test_every_rule_can_make_the_adapter_that_is_saved(tiny, tmp_path, rule, space):
     overrides = {"merge.rule": rule, "merge.space": space, "merge.svd": space == "delta",
-                 "local.start": "warm", "federation.rounds": 1}  # fmt: skip
+                 "merge.fallback": False, "local.start": "warm",
+                 "federation.rounds": 1}  # fmt: skip
     _, folder, results, _ = run(tiny, tmp_path, overrides)
     for client in results["clients"]:
         assert client["personalized"]["rule"] == rule
@@ -309,6 +311,27 @@ def test_every_rule_can_make_the_adapter_that_is_saved(tiny, tmp_path, rule, spa
         )
         assert config["r"] == 2
         assert (client["svd_error"] is None) == (space == "factors")
+
+
+def test_a_merge_that_is_worse_than_an_adapter_falls_back_to_it(tiny, tmp_path):
+    # A federated adapter that never trained, against a local one that did.
+    overrides = {"merge.rule": "variance-trace", "federation.rounds": 1,
+                 "train.local-steps": 1, "local.steps": 60, "calibration.samples": 60,
+                 "data.train-samples": 0}  # fmt: skip
+    results = run(tiny, tmp_path, overrides)[2]
+    fallen = [client for client in results["clients"] if client["personalized"]["fallback"]]
+    assert results["summary"]["fallbacks"] == len(fallen) > 0
+    for client in fallen:
+        chosen = client["personalized"]
+        assert chosen["fallback"] == "local"
+        assert chosen["weight"] == 0.0
+        assert chosen["accuracy"] == client["accuracy"]["local"]
+        assert "the local adapter alone" in chosen["reason"]
+        assert client["diagnosis"]["gain"] < -client["diagnosis"]["noise"]
+    kept = run(tiny, tmp_path, {**overrides, "merge.fallback": False}, name="kept")[2]
+    assert kept["summary"]["fallbacks"] == 0
+    for client in kept["clients"]:
+        assert client["personalized"]["weight"] == client["weights"]["variance-trace"]
 
 
 def test_both_spaces_see_the_same_traces(tiny, tmp_path):

@@ -12,7 +12,10 @@ from rich.table import Table
 from potara_flwr.console import (
     byte_unit,
     client_table,
+    interval,
+    marked_weight,
     percent,
+    remarks,
     rule_names,
     scientific,
     summary_rows,
@@ -62,12 +65,12 @@ def test_summary_numbers_are_those_of_the_results() -> None:
     summary = results["summary"]
     chosen = next(row for row in summary_rows(results) if row.note == "chosen")
 
-    assert chosen.name == "variance-trace"
-    assert chosen.accuracy == summary["mean"]["accuracy"]["variance-trace"]
-    assert chosen.weighted_accuracy == summary["weighted_mean"]["accuracy"]["variance-trace"]
-    assert chosen.regret == summary["regret"]["variance-trace"]["accuracy"]
+    assert chosen.name == "excess-loss"
+    assert chosen.accuracy == summary["mean"]["accuracy"]["excess-loss"]
+    assert chosen.weighted_accuracy == summary["weighted_mean"]["accuracy"]["excess-loss"]
+    assert chosen.regret == summary["regret"]["excess-loss"]["accuracy"]
     assert chosen.weight == pytest.approx(
-        sum(client["weights"]["variance-trace"] for client in results["clients"]) / 4
+        sum(client["weights"]["excess-loss"] for client in results["clients"]) / 4
     )
 
 
@@ -82,7 +85,7 @@ def test_personalized_has_a_row_only_where_it_is_not_the_rules() -> None:
 
 def test_summary_table_says_that_the_oracle_sees_test_data_and_shows_points() -> None:
     results = example_results(2)
-    results["summary"]["regret"]["variance-trace"]["accuracy"] = 0.0214
+    results["summary"]["regret"]["excess-loss"]["accuracy"] = 0.0214
 
     text = printed(summary_table(results))
 
@@ -113,6 +116,7 @@ def test_client_table_has_a_row_per_client() -> None:
         "2",
         str(client["num_train"]),
         f"{client['personalized']['weight']:.2f}",
+        interval(client),
         *(scientific(client["traces"][key]) for key in ("federated", "local", "cross")),
         percent(client["accuracy"]["federated"]),
         percent(client["accuracy"]["local"]),
@@ -124,14 +128,34 @@ def test_client_table_gives_a_reason_as_it_is_written() -> None:
     text = printed(client_table(example_results(2, reason="[red]odd[/red] markup")))
 
     assert text.count("0.00*") == 2
-    assert text.count("* [red]odd[/red] markup") == 1
+    assert text.count("* every client: [red]odd[/red] markup") == 1
 
 
 def test_tables_without_clients_are_empty_but_whole() -> None:
     results = example_results(0, rounds=0)
 
     assert "federated" in printed(summary_table(results))
-    assert "personalized" in printed(client_table(results))
+    assert "alized" in printed(client_table(results))
+
+
+def test_remarks_name_their_clients_and_mark_their_weights() -> None:
+    results = example_results(3)
+    first, second, _ = results["clients"]
+    first["personalized"] |= {"weight": 0.0, "reason": "the merge is worse"}
+    for client in (first, second):
+        client["diagnosis"]["warning"] = "leans to the wrong side"
+
+    assert remarks(results) == [
+        ("*", "client 0", "the merge is worse"),
+        ("!", "clients 0, 1", "leans to the wrong side"),
+    ]
+    assert marked_weight(first) == "0.00*!"
+    assert marked_weight(second).endswith("!")
+
+
+def test_an_interval_is_short() -> None:
+    client = {"diagnosis": {"low": 0.214, "high": 1.0}}
+    assert interval(client) == ".21–1.00"
 
 
 def test_numbers_of_any_magnitude_are_short() -> None:

@@ -20,8 +20,10 @@ def report_of(**changes) -> Report:
             "bound": {"federated": 2.0, "local": 3.0, "merged": 1.5},
             "weights": numbers,
             "personalized": {
-                "rule": "segment", "weight": 0.5, "accuracy": 0.5, "loss": 1.0, "reason": ""
+                "rule": "segment", "weight": 0.5, "accuracy": 0.5, "loss": 1.0, "fallback": "",
+                "reason": "",
             },
+            "diagnosis": {"favours": "both", "low": 0.1, "high": 0.7, "gain": 0.0, "warning": ""},
             "accuracy": scores,
             "loss": scores,
             "grid": columns,

@@ -103,7 +103,8 @@ def test_slope_is_the_derivative_along_the_segment(space):
         names = [name for name in leaves if name != "classifier.bias"]
         target = {name: tensor.double() for name, tensor in target.items()}
         gradients = torch.autograd.grad(loss(leaves), [leaves[name] for name in names])
-        slope = segment.slope(dict(zip(names, gradients, strict=True)))
+        both = {name: torch.stack([g, 3 * g]) for name, g in zip(names, gradients, strict=True)}
+        slope, triple = segment.slopes(both).tolist()
 
         def at(x, segment=segment):
             ends = segment.federated_end, segment.local_end
@@ -114,6 +115,7 @@ def test_slope_is_the_derivative_along_the_segment(space):
 
         numeric = (loss(at(weight + 1e-6)) - loss(at(weight - 1e-6))) / 2e-6
         assert slope == pytest.approx(numeric.item(), rel=1e-5)
+        assert triple == pytest.approx(3 * slope)
 
 
 def test_truncation_is_the_best_approximation_and_reports_its_error():

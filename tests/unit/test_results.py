@@ -43,10 +43,12 @@ def test_means_regrets_and_weights():
             "weights": {"rule": 0.5, "oracle": 0.1},
             "accuracy": accuracy,
             "loss": {name: 1 - value for name, value in accuracy.items()},
-            "personalized": {"accuracy": rule, "loss": 1 - rule},
+            "personalized": {"accuracy": rule, "loss": 1 - rule, "fallback": ""},
+            "diagnosis": {"warning": "" if num_test == 10 else "odd"},
         }
 
     summary = summarize([client(10, 0.5, 0.6, 0.8), client(30, 0.9, 0.8, 0.9)])
+    assert (summary["fallbacks"], summary["warnings"]) == (0, 1)
     assert summary["mean"]["accuracy"]["local"] == pytest.approx(0.7)
     assert summary["weighted_mean"]["accuracy"]["local"] == pytest.approx(0.8)
     assert summary["regret"]["rule"]["accuracy"] == pytest.approx(0.15)
