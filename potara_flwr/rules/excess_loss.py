@@ -8,7 +8,7 @@ from torch import Tensor
 from potara_flwr.errors import EstimationError
 from potara_flwr.rules.base import Evidence
 
-TEMPER = 0.2
+TEMPER = 0.3
 """q of the tempered loss: 0 is the cross-entropy itself, 1 the expected error 1 − p."""
 
 

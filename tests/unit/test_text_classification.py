@@ -168,10 +168,14 @@ def test_padding_changes_no_loss_and_no_gradient(settings_of):
 )
 def test_bad_data_is_one_clear_line(settings_of, overrides, words):
     task = TextClassification()
-    with pytest.raises(SettingsError) as error:
-        settings = settings_of(overrides)
+    settings = settings_of(overrides)
+
+    def load():
         task.load_base_model(settings)
         task.load_client(settings, 0)
+
+    with pytest.raises(SettingsError) as error:
+        load()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -34,7 +34,7 @@ class Family:
     """One federation at one seed, and when its federated adapter is taken."""
 
     group: str
-    """``shared``, ``conflicting`` or ``sentiment``."""
+    """``shared``, ``conflicting``, ``sentiment``, ``one-class`` or ``one-client``."""
     seed: int
     rounds: tuple[int, ...]
     """Ascending; the last one ends the federation."""
@@ -67,6 +67,16 @@ def digit_families(seeds: int) -> Iterator[Family]:
             for samples in (40, 100, 0):
                 overrides = (("data.shift", shift), ("data.train-samples", samples))
                 yield Family(shift, seed, (5, 20), overrides, tuned=samples == 100)
+
+
+def edge_families(seeds: int) -> Iterator[Family]:
+    """Yield federations at the edge: clients with one or two classes, and one client alone."""
+    for seed in range(seeds):
+        yield Family(
+            "one-class", seed, (20,), (("data.shift", "shared"), ("data.alpha", 1e-3)), tuned=False
+        )
+        alone = (("data.num-clients", 1), ("data.alpha", 100.0))
+        yield Family("one-client", seed, (20,), alone, tuned=False)
 
 
 def sentiment_families(seeds: int, data: Path, model: Path) -> Iterator[Family]:

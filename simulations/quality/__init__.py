@@ -1,0 +1,1 @@
+"""The parts of the merge-quality benchmark: adapters, candidates, measures, page."""

@@ -1,0 +1,184 @@
+"""Every rule and candidate on every client of a family: λ, test scores, seconds."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potara_flwr.adapters import Adapter
+from potara_flwr.diagnosis import diagnose
+from potara_flwr.fisher import per_sample_gradients
+from potara_flwr.merging import Weight, mean_weight, segment_between
+from potara_flwr.personalization import gather_evidence
+from potara_flwr.rules import GRID, RULES
+from potara_flwr.seeds import derive_seed
+from potara_flwr.tasks.base import ClientData, Samples, num_samples, take
+from potara_flwr.training import one_thread, train
+from potara_flwr.workbench import Workbench
+from simulations.quality.candidates import CANDIDATES, Case
+from simulations.quality.families import STARTS, Adapters, Family
+
+VERSION = 1
+"""Of what is measured: measures of another version are made again."""
+
+TIMED_STEPS = 20
+
+
+def measure_family(family: Family, adapters: Adapters, folder: Path) -> list[dict[str, Any]]:
+    """Return one record a client, start and number of rounds; those in ``folder`` are kept."""
+    file = folder / "measures.json"
+    if file.is_file():
+        stored = json.loads(file.read_text())
+        if stored["version"] == VERSION:
+            cases: list[dict[str, Any]] = stored["cases"]
+            return cases
+    with one_thread():
+        bench = Workbench(family.settings())
+        cases = [
+            _measure(family, bench, adapters, start, rounds, client)
+            for client in range(bench.settings.data.num_clients)
+            for rounds in family.rounds
+            for start in STARTS
+        ]
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"version": VERSION, "cases": cases}) + "\n")
+    os.replace(temporary, file)
+    return cases
+
+
+def _measure(
+    family: Family, bench: Workbench, adapters: Adapters, start: str, rounds: int, client: int
+) -> dict[str, Any]:
+    data, settings = bench.client(client), bench.settings
+    federated = adapters.federated(rounds)
+    segment = segment_between(federated, adapters.local(start, rounds, client), "factors")
+    scorer = Scorer(bench, data.test)
+
+    began = time.perf_counter()
+    evidence = gather_evidence(
+        bench.model,
+        bench.task,
+        segment,
+        data.calibration,
+        settings.calibration,
+        derive_seed(settings.seed, "evidence", client),
+    )
+    seconds_evidence = time.perf_counter() - began
+    passes = [
+        per_sample_gradients(bench.model, bench.task, adapter, data.calibration).gradients
+        for adapter in (segment.federated, segment.local)
+    ]
+    case = Case(bench.model, bench.task, data, segment, evidence, passes[0], passes[1])
+
+    def scored(choose: Callable[[], Weight]) -> dict[str, float]:
+        began = time.perf_counter()
+        weight = choose()
+        seconds = time.perf_counter() - began
+        loss, accuracy = scorer(segment.at(weight), None if isinstance(weight, Mapping) else weight)
+        return {
+            "weight": mean_weight(weight),
+            "accuracy": accuracy,
+            "loss": loss,
+            "seconds": seconds,
+        }
+
+    rules: dict[str, Any] = {
+        name: scored(functools.partial(rule, evidence)) for name, rule in RULES.items()
+    }
+    for name in ("excess-loss", "variance-trace"):
+        weight = rules[name]["weight"]
+        found = diagnose(evidence, weight)
+        kept = float(found.better == "federated") if found.worse else weight
+        rules[f"{name} + fallback"] = scored(functools.partial(float, kept)) | {
+            "fell_back": found.worse,
+            "favours": found.favours,
+            "low": found.low,
+            "high": found.high,
+            "warned": bool(found.warning),
+        }
+    rules |= {
+        name: scored(functools.partial(candidate, case)) for name, candidate in CANDIDATES.items()
+    }
+    tuned = adapters.tuned(rounds, client)
+    return {
+        "group": family.group,
+        "samples": settings.data.train_samples,
+        "seed": family.seed,
+        "start": start,
+        "rounds": rounds,
+        "client": client,
+        "num_train": num_samples(data.train),
+        "num_test": num_samples(data.test),
+        "num_classes": len(data.train["labels"].unique()),
+        "seconds_evidence": seconds_evidence,
+        "seconds_training": settings.local.steps * _step_seconds(bench, data, federated),
+        "rules": rules,
+        "grid": [
+            dict(zip(("loss", "accuracy"), scorer(segment.at(point), point), strict=True))
+            for point in GRID
+        ],
+        "oracle_of_halves": scorer.oracle_of_halves(),
+        "tuned": None if tuned is None else scorer(tuned, None)[1],
+    }
+
+
+class Scorer:
+    """Test scores of merges; a point of the segment is scored once."""
+
+    def __init__(self, bench: Workbench, samples: Samples) -> None:
+        self.bench = bench
+        self.samples = samples
+        self._points: dict[float, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, adapter: Adapter, point: float | None) -> tuple[float, float]:
+        """Return mean loss and accuracy; ``point`` is the adapter's λ, None off the segment."""
+        if point is None:
+            losses, correct = self._score(adapter)
+        else:
+            if point not in self._points:
+                self._points[point] = self._score(adapter)
+            losses, correct = self._points[point]
+        return losses.mean().item(), correct.mean().item()
+
+    def oracle_of_halves(self) -> float:
+        """Return the accuracy on each half of the test data of the grid point that is best on the
+        other half: an oracle that does not flatter itself.
+        """
+        corrects = torch.stack([self._points[point][1] for point in GRID])
+        order = torch.randperm(corrects.shape[1], generator=torch.Generator().manual_seed(0))
+        halves = order.tensor_split(2)
+        total = 0.0
+        for chosen_on, scored_on in (halves, halves[::-1]):
+            if len(chosen_on) == 0:
+                return corrects.mean(1).max().item()
+            best = corrects[:, chosen_on].mean(1).argmax()
+            total += corrects[best, scored_on].sum().item()
+        return total / corrects.shape[1]
+
+    @torch.no_grad()
+    def _score(self, adapter: Adapter) -> tuple[Tensor, Tensor]:
+        task, losses, correct = self.bench.task, [], []
+        for start in range(0, num_samples(self.samples), 64):
+            batch = task.collate(take(self.samples, slice(start, start + 64)))
+            logits = self.bench.model(adapter, batch)
+            losses.append(task.losses(logits, batch).double())
+            correct.append(task.correct(logits, batch).double())
+        return torch.cat(losses), torch.cat(correct)
+
+
+def _step_seconds(bench: Workbench, data: ClientData, adapter: Adapter) -> float:
+    """Return the seconds of a local step now, so that a busy machine slows both sides."""
+    began = time.perf_counter()
+    train(
+        bench.model, bench.task, adapter, data.train, bench.settings.train,
+        steps=TIMED_STEPS, seed=0, who="timing",
+    )  # fmt: skip
+    return (time.perf_counter() - began) / TIMED_STEPS
