@@ -2,10 +2,12 @@
 
     python -m simulations.run data.shift=shared merge.rule=segment seed=3
     python -m simulations.run --runtime flwr
+    python -m simulations.run experiment=paper
 
-Settings are ``name=value``, with the names of docs/settings.md. ``in-process`` calls the apps one
-client after the other in this process; ``flwr`` runs them through ``flwr run``, in parallel on Ray.
-Both give the same bits. The exit status is 0 if, and only if, there are results.
+``experiment`` names a preset in conf/experiment. Settings are ``name=value``, with the names of
+docs/settings.md. ``in-process`` calls the apps one client after the other in this process; ``flwr``
+runs them through ``flwr run``, in parallel on Ray. Both give the same bits. The exit status is 0
+if, and only if, there are results.
 """
 
 from __future__ import annotations
@@ -21,21 +23,28 @@ from rich.console import Console
 
 from potara_flwr.config import Settings, Value, from_flat
 from potara_flwr.errors import PotaraError, SettingsError
+from simulations.presets import load_preset
 
 
 def parse_settings(words: Sequence[str]) -> Settings:
     """Read settings from ``name=value`` words; a value that is not TOML is taken as a text.
 
+    ``experiment=name`` stands for the settings of a preset; of two words on one setting the later
+    one holds.
+
     Raises
     ------
     SettingsError
-        A word is no ``name=value``, or a setting is wrong.
+        A word is no ``name=value``, there is no such preset, or a setting is wrong.
     """
     values: dict[str, Value] = {}
     for word in words:
         name, sign, text = word.partition("=")
         if not sign:
             raise SettingsError(f"{word!r} is no setting: write name=value, e.g. lora.rank=8")
+        if name == "experiment":
+            values |= load_preset(text)
+            continue
         try:
             values[name] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

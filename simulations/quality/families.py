@@ -72,9 +72,8 @@ def digit_families(seeds: int) -> Iterator[Family]:
 def edge_families(seeds: int) -> Iterator[Family]:
     """Yield federations at the edge: clients with one or two classes, and one client alone."""
     for seed in range(seeds):
-        yield Family(
-            "one-class", seed, (20,), (("data.shift", "shared"), ("data.alpha", 1e-3)), tuned=False
-        )
+        skewed = (("data.shift", "shared"), ("data.alpha", 1e-3), ("data.num-clients", 6))
+        yield Family("one-class", seed, (20,), skewed, tuned=False)
         alone = (("data.num-clients", 1), ("data.alpha", 100.0))
         yield Family("one-client", seed, (20,), alone, tuned=False)
 
