@@ -356,7 +356,7 @@ def draw_tuning(cases: Cases) -> Figure:
                       fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)  # fmt: skip
     axes.axhline(0, color=BLACK, linewidth=0.8)
     labels = [
-        f"{group}\n{'all' if samples == ALL else samples} samples\n{rounds} rounds"
+        f"{group}\nn = {'all' if samples == ALL else samples}\n{rounds} rounds"
         for group, _, samples, rounds in regimes
     ]
     axes.set_xticks(range(len(labels)), labels, fontsize=7)
