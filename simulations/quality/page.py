@@ -2,91 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
-from scipy.stats import spearmanr
-
-from potara_flwr.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from potara_flwr.rules import RULES
 from simulations.quality.candidates import CANDIDATES, EVALUATIONS
+from simulations.quality.drawings import draw_regimes, draw_tuning, draw_weights
+from simulations.quality.statistics import (
+    ENDS,
+    Cases,
+    by,
+    cost_of,
+    lead,
+    mean,
+    paired,
+    regime_of,
+    regime_words,
+    regret,
+    score,
+    weight_correlation,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "merge-quality.md"
 IMAGES = ROOT / "docs" / "images"
-ENDS = {"local": 0, "federated": 10}
-"""The adapters themselves, by their place on the grid."""
 SHIPPED = (*RULES, "excess-loss + fallback", "variance-trace + fallback")
-DRAWN = {
-    "excess-loss": (GREEN, "D"),
-    "segment": (SKY, "s"),
-    "grid": (BLUE, "o"),
-    "uniform": (ORANGE, "v"),
-    "variance-trace": (VERMILLION, "^"),
-}
-ALL = 0
-"""``data.train-samples`` of a client that uses all it has."""
-
-Cases = Sequence[dict[str, Any]]
-
-
-def score(case: dict[str, Any], rule: str, metric: str = "accuracy") -> float:
-    """Return a rule's test score; the oracle's is the best of the grid."""
-    if rule in ENDS:
-        return float(case["grid"][ENDS[rule]][metric])
-    if rule == "oracle":
-        best = max(case["grid"], key=lambda point: (point["accuracy"], -point["loss"]))
-        return float(best[metric])
-    return float(case["rules"][rule][metric])
-
-
-def oracle_weight(case: dict[str, Any]) -> float:
-    """Return the grid point with the best test accuracy; of equals, the lowest loss."""
-    grid = case["grid"]
-    return max(range(len(grid)), key=lambda k: (grid[k]["accuracy"], -grid[k]["loss"])) / 10
-
-
-def lead(rule: str, over: str) -> Callable[[dict[str, Any]], float]:
-    """Return what a rule gains over another on a case, in points of accuracy."""
-    return lambda case: 100 * (score(case, rule) - score(case, over))
-
-
-def regret(case: dict[str, Any], rule: str) -> float:
-    """Return the points of accuracy that a rule loses against the oracle."""
-    return 100 * (score(case, "oracle") - score(case, rule))
-
-
-def regime_of(case: dict[str, Any]) -> tuple[str, str, int, int]:
-    """Return what makes a regime: group, local start, samples, rounds."""
-    return case["group"], case["start"], case["samples"], case["rounds"]
-
-
-def by(cases: Cases, key: Callable[[dict[str, Any]], Any]) -> dict[Any, list[dict[str, Any]]]:
-    """Group cases, in the order of their keys."""
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for case in cases:
-        groups.setdefault(key(case), []).append(case)
-    return {name: groups[name] for name in sorted(groups)}
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean."""
-    return statistics.fmean(values)
-
-
-def paired(cases: Cases, difference: Callable[[dict[str, Any]], float]) -> tuple[float, float]:
-    """Return the mean of paired differences and two standard errors of it.
-
-    The cases of one client at one seed share its data and count as one.
-    """
-    clients = by(cases, lambda case: (case["group"], case["seed"], case["client"]))
-    means = [mean(map(difference, group)) for group in clients.values()]
-    error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.inf
-    return mean(map(difference, cases)), 2 * error
 
 
 def rule_row(cases: Cases, rule: str) -> list[str]:
@@ -128,26 +69,6 @@ def rule_row(cases: Cases, rule: str) -> list[str]:
     ]
 
 
-def weight_correlation(cases: Cases, rule: str) -> float:
-    """Return the rank correlation over clients of λ with the oracle's, meaned over regimes."""
-    found = []
-    for group in by(cases, regime_of).values():
-        oracle = [oracle_weight(case) for case in group]
-        weights = [case["rules"][rule]["weight"] for case in group]
-        if len(set(oracle)) > 1 and len(set(weights)) > 1:
-            found.append(float(spearmanr(weights, oracle).statistic))
-    return mean(found) if found else math.nan
-
-
-def cost_of(cases: Cases, rule: str) -> float:
-    """Return gradient passes and rule over the client's local training; the median case."""
-    shares: list[float] = [
-        (case["seconds_evidence"] + case["rules"][rule]["seconds"]) / case["seconds_training"]
-        for case in cases
-    ]
-    return statistics.median(shares)
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
@@ -180,12 +101,6 @@ def regimes_table(cases: Cases) -> str:
         ["group", "start", "samples", "rounds", "local (%)", "federated (%)", "oracle (%)", *rules],
         rows,
     )
-
-
-def regime_words(regime: tuple[str, str, int, int]) -> list[str]:
-    """Return a regime in words."""
-    group, start, samples, rounds = regime
-    return [group, start, "all" if samples == ALL else str(samples), str(rounds)]
 
 
 def tuning_table(cases: Cases) -> str:
@@ -319,70 +234,6 @@ def samples_table(cases: Cases) -> str:
         for rule in rules
     ]  # fmt: skip
     return table(["calibration samples", "regret (points)", "against 30"], rows)
-
-
-def draw_regimes(cases: Cases) -> Figure:
-    """Draw the mean regret of the shipped rules in every regime."""
-    regimes = by(cases, regime_of)
-    figure = Figure(figsize=(9, 0.3 * len(regimes) + 1.6), layout="constrained")
-    axes = figure.subplots()
-    for rule, (colour, marker) in DRAWN.items():
-        values = [mean(regret(case, rule) for case in group) for group in regimes.values()]
-        axes.plot(values, range(len(regimes)), marker, color=colour, label=rule, alpha=0.9)
-    labels = [", ".join(regime_words(regime)) for regime in regimes]
-    axes.set_yticks(range(len(regimes)), labels, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.grid(axis="x", color="#E4E4E4")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("mean regret against the oracle (points of accuracy)")
-    figure.suptitle("group, local start, training samples, rounds", fontsize=9, x=0.02, ha="left")
-    figure.legend(loc="outside upper right", ncols=5, frameon=False, fontsize=9)
-    return figure
-
-
-def draw_tuning(cases: Cases) -> Figure:
-    """Draw what the merge gains over federated-then-fine-tuned in every warm regime."""
-    regimes = by([case for case in cases if case["start"] == "warm"], regime_of)
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    for shift, (rule, colour) in enumerate(
-        {"excess-loss": GREEN, "uniform": ORANGE, "oracle": GREY}.items()
-    ):
-        gains = [paired(group, lead(rule, "local")) for group in regimes.values()]
-        places = [index + 0.27 * (shift - 1) for index in range(len(gains))]
-        axes.bar(places, [gain for gain, _ in gains], 0.25, color=colour, label=rule)
-        axes.errorbar(places, [gain for gain, _ in gains], [noise for _, noise in gains],
-                      fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)  # fmt: skip
-    axes.axhline(0, color=BLACK, linewidth=0.8)
-    labels = [
-        f"{group}\nn = {'all' if samples == ALL else samples}\n{rounds} rounds"
-        for group, _, samples, rounds in regimes
-    ]
-    axes.set_xticks(range(len(labels)), labels, fontsize=7)
-    axes.set_ylabel("points over federated,\nthen fine-tuned (± 2 standard errors)")
-    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
-    return figure
-
-
-def draw_weights(cases: Cases) -> Figure:
-    """Draw each rule's mean λ in every regime against the oracle's."""
-    regimes = by(cases, regime_of)
-    oracle = [mean(map(oracle_weight, group)) for group in regimes.values()]
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    for rule, (colour, marker) in DRAWN.items():
-        weights = [
-            mean(case["rules"][rule]["weight"] for case in group) for group in regimes.values()
-        ]
-        axes.plot(oracle, weights, marker, color=colour, label=rule, alpha=0.85)
-    axes.plot([0, 1], [0, 1], color=PURPLE, linewidth=0.8, linestyle="--")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("oracle's mean λ in a regime")
-    axes.set_ylabel("rule's mean λ in that regime")
-    axes.legend(frameon=False, fontsize=9)
-    return figure
 
 
 def verdict(cases: Cases, what: str) -> str:
