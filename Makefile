@@ -51,8 +51,8 @@ quality: $(INSTALLED)  ## lint, formatting, types
 bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/benchmarks.md (minutes)
 	@$(BIN)/python -m simulations.bench
 
-results: $(INSTALLED)  ## the README's table: 5 seeds, both regimes, cold and warm (half an hour)
-	@$(BIN)/python -m simulations.readme_table
+results: $(INSTALLED)  ## docs/merge-quality.md and the README table from stored measures; what lacks is measured
+	@$(BIN)/python -m simulations.merge_quality
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

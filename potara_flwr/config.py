@@ -115,6 +115,13 @@ class LocalSettings(Group):
         "initial one (the paper)",
     )
     steps: int = Field(300, ge=0, description="optimizer steps of local training")
+    refit_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the local steps that are taken after the weight is chosen, with the "
+        "calibration samples in training too; 0 keeps them out (the paper)",
+    )
 
 
 class FederationSettings(Group):

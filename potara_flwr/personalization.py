@@ -28,6 +28,20 @@ from potara_flwr.tasks.base import ClientData, Samples, Task, num_samples
 from potara_flwr.training import Score, evaluate, sample_losses, train
 
 
+class Stopwatch:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Add the time since the last lap to a phase."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+
 @dataclass(frozen=True)
 class Personalization:
     """Both adapters of a client, their merge, and all that is reported of it."""
@@ -58,7 +72,8 @@ class Personalization:
 def train_local(
     model: LoraModel, task: Task, data: ClientData, federated: Adapter, settings: Settings
 ) -> Adapter:
-    """Train the local adapter on the client's own samples, sending nothing.
+    """Train the local adapter on the client's own training samples, sending nothing: all of the
+    local steps but those of :func:`refit`.
 
     It starts from the initial adapter (``cold``, the paper) or the federated one (``warm``).
     """
@@ -68,8 +83,35 @@ def train_local(
         model.initial if settings.local.start == "cold" else federated,
         data.train,
         settings.train,
-        steps=settings.local.steps,
+        steps=settings.local.steps - refit_steps(settings),
         seed=derive_seed(settings.seed, "local training", data.client),
+        who=f"client {data.client}, local training",
+    )
+    return adapter
+
+
+def refit_steps(settings: Settings) -> int:
+    """Return how many of the local steps are taken after the weight is chosen."""
+    return round(settings.local.refit_share * settings.local.steps)
+
+
+def refit(
+    model: LoraModel, task: Task, data: ClientData, local: Adapter, settings: Settings
+) -> Adapter:
+    """Take the rest of the local steps, now that the calibration samples have done their work, on
+    training and calibration samples together.
+    """
+    steps = refit_steps(settings)
+    if steps == 0:
+        return local
+    adapter, _ = train(
+        model,
+        task,
+        local,
+        data.train_and_calibration,
+        settings.train,
+        steps=steps,
+        seed=derive_seed(settings.seed, "refit", data.client),
         who=f"client {data.client}, local training",
     )
     return adapter
@@ -122,18 +164,16 @@ def personalize(
         A trace or loss behind the mixing weight is not finite; names the client and the adapter.
     """
     # 1. Local training.
-    start = time.perf_counter()
+    clock = Stopwatch()
     local = train_local(model, task, data, federated, settings)
-    seconds_local_training = time.perf_counter() - start
+    clock.lap("local training")
 
-    # 2. Traces, 3. weight, 4. merge.
-    start = time.perf_counter()
-    segment = segment_between(federated, local, settings.merge.space)
+    # 2. Traces, 3. weight.
     try:
         evidence = gather_evidence(
             model,
             task,
-            segment,
+            segment_between(federated, local, settings.merge.space),
             data.calibration,
             settings.calibration,
             derive_seed(settings.seed, "evidence", data.client),
@@ -147,11 +187,18 @@ def personalize(
             fallback, reason = "local", "no federated round was run: this is the local adapter"
         if fallback:
             chosen = float(fallback == "federated")
-        personalized, svd_error = merge(segment, chosen, settings)
-        seconds_weight = time.perf_counter() - start
+        clock.lap("weight")
         weights |= {name: rule(evidence) for name, rule in RULES.items() if name not in weights}
     except EstimationError as error:
         raise EstimationError(f"client {data.client}: {error}") from None
+
+    # 4. Calibration samples back into training, merge.
+    clock.lap("other rules")
+    local = refit(model, task, data, local, settings)
+    clock.lap("local training")
+    segment = segment_between(federated, local, settings.merge.space)
+    personalized, svd_error = merge(segment, chosen, settings)
+    clock.lap("weight")
 
     # 5. Scores on test data, for the report only.
     @functools.cache
@@ -193,8 +240,8 @@ def personalize(
         scores=scores,
         grid=grid,
         svd_error=svd_error,
-        seconds_local_training=seconds_local_training,
-        seconds_weight=seconds_weight,
+        seconds_local_training=clock.seconds["local training"],
+        seconds_weight=clock.seconds["weight"],
     )
 
 

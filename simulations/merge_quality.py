@@ -1,12 +1,14 @@
 """How good each rule for λ is, in every regime: measured, and written to docs/merge-quality.md.
 
     python -m simulations.merge_quality
-    python -m simulations.merge_quality --sentiment-data sentiment4.parquet --sentiment-model folder
+    python -m simulations.merge_quality --sentiment-data sentiment4.parquet --sentiment-model model
 
-Trains the adapters of every family once (about ten minutes a seed on two cores), measures every
-rule and candidate on them, keeps both in ``results/merge-quality/``, and writes the page and its
-figures from what is kept. A killed run goes on where it was. Sentiment needs a data file with the
-columns text, label, split and domain, and a text encoder; without them its stored results are used.
+The measures of every family are stored in ``docs/data/merge-quality``, and the page, its figures
+and the README's table are written from them in seconds. What lacks there is made first: a family's
+adapters are trained once and kept in ``results/merge-quality`` (about twenty minutes a seed on two
+cores), and every rule and candidate is measured on them. A killed run goes on where it was. To make
+all of it anew, remove the stored measures. Sentiment needs a file of the data set (columns text,
+label, split, domain) and a text encoder's folder, named as the stored ones were.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from simulations.quality.families import (
     Family,
@@ -25,17 +26,16 @@ from simulations.quality.families import (
     sentiment_families,
     train_family,
 )
-from simulations.quality.measures import measure_family
+from simulations.quality.measures import measure_family, store, stored
 
-FOLDER = Path("results") / "merge-quality"
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "docs" / "data" / "merge-quality"
 
 
-def cases_of(family: Family, root: Path) -> list[dict[str, Any]]:
-    """Return the measures of a family, making what lacks."""
-    folder = root / family.name
-    cases = measure_family(family, train_family(family, folder), folder)
-    print(f"{family.name}: {len(cases)} cases", flush=True)
-    return cases
+def make(family: Family, adapters: Path, file: Path) -> str:
+    """Train and measure a family and store its measures; return its name."""
+    store(measure_family(family, train_family(family, adapters / family.name)), family, file)
+    return family.name
 
 
 def main() -> None:
@@ -45,22 +45,35 @@ def main() -> None:
     parser.add_argument("--sentiment-seeds", type=int, default=2, help="seeds of sentiment")
     parser.add_argument("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
     parser.add_argument("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
-    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER")
+    parser.add_argument("--stored", type=Path, default=STORED, metavar="FOLDER")
+    parser.add_argument(
+        "--adapters", type=Path, default=Path("results") / "merge-quality", metavar="FOLDER"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args()
-    families = [*digit_families(args.seeds), *edge_families(min(args.seeds, 3))]
-    if args.sentiment_data and args.sentiment_model:
-        families += sentiment_families(
-            args.sentiment_seeds, args.sentiment_data, args.sentiment_model
-        )
+
+    data, model = args.sentiment_data, args.sentiment_model
+    sentiment = sentiment_families(
+        args.sentiment_seeds, data or Path("sentiment4.parquet"), model or Path("model")
+    )
+    families = [*digit_families(args.seeds), *edge_families(min(args.seeds, 3)), *sentiment]
+    files = {family: args.stored / f"{family.name}.json.gz" for family in families}
+    lacking = [family for family, file in files.items() if stored(family, file) is None]
+    if not (data and model):
+        for family in [family for family in lacking if family.group == "sentiment"]:
+            lacking.remove(family)
+            print(f"{family.name}: left out; it needs --sentiment-data and --sentiment-model")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
-        futures = [pool.submit(cases_of, family, args.results) for family in families]
-        cases = [case for future in futures for case in future.result()]
+        futures = [pool.submit(make, family, args.adapters, files[family]) for family in lacking]
+        for future in futures:
+            print(f"{future.result()}: measured", flush=True)
 
-    from simulations.quality.page import write_page
+    from simulations.quality.page import write_page, write_readme
 
+    cases = [case for family, file in files.items() for case in stored(family, file) or []]
     write_page(cases)
+    write_readme(cases)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,20 @@ Samples = dict[str, Tensor]
 @dataclass(frozen=True)
 class ClientData:
     """One client's samples. ``train`` and ``test`` never overlap; ``calibration`` is apart from
-    both, or a part of ``train`` where ``calibration.source`` is ``training``.
+    both, or, where ``calibration.source`` is ``training``, the first samples of ``train``.
     """
 
     client: int
     train: Samples
     calibration: Samples
     test: Samples
+    held_out: bool
+    """Whether the calibration samples are apart from the training samples."""
+
+    @property
+    def train_and_calibration(self) -> Samples:
+        """All samples but those for testing."""
+        return join(self.train, self.calibration) if self.held_out else self.train
 
 
 class Task(Protocol):
@@ -61,6 +68,18 @@ def num_samples(samples: Samples) -> int:
 def take(samples: Samples, indices: Tensor | slice) -> Samples:
     """Return the samples at ``indices``, in that order."""
     return {name: tensor[indices] for name, tensor in samples.items()}
+
+
+def join(first: Samples, second: Samples) -> Samples:
+    """Return the samples of both, one after the other; tokens are padded to the longer ones."""
+    joined = {}
+    for name, tensor in first.items():
+        parts = [tensor, second[name]]
+        if tensor.ndim > 1:
+            width = max(part.shape[-1] for part in parts)
+            parts = [nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts]
+        joined[name] = torch.cat(parts)
+    return joined
 
 
 def split_client(

@@ -103,7 +103,11 @@ class Digits:
             "labels": labels[indices],
         }
         split = split_client(settings, client, len(indices))
-        return ClientData(client, **{part: take(samples, at) for part, at in split.items()})
+        return ClientData(
+            client,
+            **{part: take(samples, at) for part, at in split.items()},
+            held_out=settings.calibration.source == "held-out",
+        )
 
     def collate(self, samples: Samples) -> Samples:
         """Return the images as they are."""

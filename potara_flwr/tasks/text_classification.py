@@ -121,6 +121,7 @@ class TextClassification:
                 part: self._samples(settings, texts[at.numpy()].tolist(), labels[at])
                 for part, at in split.items()
             },
+            held_out=settings.calibration.source == "held-out",
         )
 
     def collate(self, samples: Samples) -> Samples:

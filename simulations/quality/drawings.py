@@ -54,9 +54,9 @@ def draw_tuning(cases: Cases) -> Figure:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     for shift, (rule, colour) in enumerate(
-        {"excess-loss": GREEN, "uniform": ORANGE, "oracle": GREY}.items()
+        {"local": ORANGE, "excess-loss": GREEN, "oracle": GREY}.items()
     ):
-        gains = [paired(group, lead(rule, "local")) for group in regimes.values()]
+        gains = [paired(group, lead(rule, "tuned")) for group in regimes.values()]
         places = [index + 0.27 * (shift - 1) for index in range(len(gains))]
         axes.bar(places, [gain for gain, _ in gains], 0.25, color=colour, label=rule)
         axes.errorbar(places, [gain for gain, _ in gains], [noise for _, noise in gains],
@@ -67,7 +67,7 @@ def draw_tuning(cases: Cases) -> Figure:
         for group, _, samples, rounds in regimes
     ]
     axes.set_xticks(range(len(labels)), labels, fontsize=7)
-    axes.set_ylabel("points over federated,\nthen fine-tuned (± 2 standard errors)")
+    axes.set_ylabel("points over fine-tuned\n(± 2 standard errors)")
     figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure
 

@@ -1,7 +1,9 @@
 """The adapters that the merge-quality benchmark merges: trained once, kept on disk.
 
 A family is one federation at one seed: its federated adapter after few and after many rounds, and
-for each of them every client's local adapter, cold and warm. Cold local training does not depend on
+for each of them every client's local adapter, cold and warm, when its weight is chosen and at the
+end; and what it is held against: the federated adapter fine-tuned on all of a client's samples, and
+a warm local adapter that never sees the calibration samples. Cold local training does not depend on
 the rounds, and few rounds are the first of many, so all of a family is trained in one go, by the
 same functions and seeds as the apps (a test holds both to the same bits).
 """
@@ -11,15 +13,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from potara_flwr.adapters import Adapter
 from potara_flwr.config import Settings, Value, from_flat
-from potara_flwr.personalization import train_local
+from potara_flwr.personalization import refit, train_local
 from potara_flwr.seeds import derive_seed
 from potara_flwr.strategies.lora_averaging import weighted_average
 from potara_flwr.tasks.base import ClientData, num_samples
@@ -39,17 +43,21 @@ class Family:
     rounds: tuple[int, ...]
     """Ascending; the last one ends the federation."""
     overrides: tuple[tuple[str, Value], ...]
-    tuned: bool
-    """Whether fine-tuning on all samples, the calibration samples among them, is a baseline."""
+    kept_out: bool
+    """Whether warm local training without the calibration samples is measured, after the last
+    round."""
 
-    def settings(self, start: str = "warm", rounds: int | None = None) -> Settings:
-        """Return the settings of one run of the family."""
+    def settings(
+        self, start: str = "warm", rounds: int | None = None, refit: bool = True
+    ) -> Settings:
+        """Return the settings of one run of the family, with or without the refit."""
         return from_flat(
             {
                 "seed": self.seed,
                 "federation.rounds": rounds or self.rounds[-1],
                 "local.start": start,
                 **dict(self.overrides),
+                **({} if refit else {"local.refit-share": 0.0}),
             }
         )
 
@@ -66,20 +74,23 @@ def digit_families(seeds: int) -> Iterator[Family]:
         for shift in ("shared", "conflicting"):
             for samples in (40, 100, 0):
                 overrides = (("data.shift", shift), ("data.train-samples", samples))
-                yield Family(shift, seed, (5, 20), overrides, tuned=samples == 100)
+                yield Family(shift, seed, (5, 20), overrides, kept_out=samples == 100)
 
 
 def edge_families(seeds: int) -> Iterator[Family]:
     """Yield federations at the edge: clients with one or two classes, and one client alone."""
     for seed in range(seeds):
         skewed = (("data.shift", "shared"), ("data.alpha", 1e-3), ("data.num-clients", 6))
-        yield Family("one-class", seed, (20,), skewed, tuned=False)
+        yield Family("one-class", seed, (20,), skewed, kept_out=False)
         alone = (("data.num-clients", 1), ("data.alpha", 100.0))
-        yield Family("one-client", seed, (20,), alone, tuned=False)
+        yield Family("one-client", seed, (20,), alone, kept_out=False)
 
 
 def sentiment_families(seeds: int, data: Path, model: Path) -> Iterator[Family]:
-    """Yield twelve clients of four domains, three a domain, on a pretrained text encoder."""
+    """Yield twelve clients of four domains, three a domain, on a pretrained text encoder.
+
+    ``data`` is a file with the columns text, label, split and domain.
+    """
     for seed in range(seeds):
         overrides: dict[str, Value] = {
             "task.name": "text-classification",
@@ -97,7 +108,7 @@ def sentiment_families(seeds: int, data: Path, model: Path) -> Iterator[Family]:
             "train.local-steps": 4,
             "local.steps": 60,
         }
-        yield Family("sentiment", seed, (15,), tuple(overrides.items()), tuned=True)
+        yield Family("sentiment", seed, (15,), tuple(overrides.items()), kept_out=True)
 
 
 class Adapters:
@@ -114,9 +125,19 @@ class Adapters:
         """Return a client's local adapter."""
         return self._part(f"{start}-{rounds}/{client}/")
 
-    def tuned(self, rounds: int, client: int) -> Adapter | None:
-        """Return the federated adapter fine-tuned on all samples of a client, where there is."""
-        return self._part(f"tuned-{rounds}/{client}/") or None
+    def halfway(self, start: str, rounds: int, client: int) -> Adapter:
+        """Return a client's local adapter when its weight is chosen."""
+        return self._part(f"halfway-{start}-{rounds}/{client}/")
+
+    def tuned(self, rounds: int, client: int) -> Adapter:
+        """Return the federated adapter fine-tuned on all of a client's samples but its test data,
+        by as many steps as a local adapter takes.
+        """
+        return self._part(f"tuned-{rounds}/{client}/")
+
+    def kept_out(self, rounds: int, client: int) -> Adapter | None:
+        """Return a warm local adapter that never saw the calibration samples, where there is."""
+        return self._part(f"kept-out-{rounds}/{client}/") or None
 
     def _part(self, prefix: str) -> Adapter:
         return {
@@ -124,6 +145,32 @@ class Adapters:
             for name, tensor in self._tensors.items()
             if name.startswith(prefix)
         }
+
+
+def decisive(family: Family) -> dict[str, Any]:
+    """Return the settings that decide a family's adapters and measures, flat; of data and model
+    their names alone, so that what is stored on one machine holds on another.
+    """
+    settings = family.settings().to_flat()
+    names = {name: Path(str(settings[name])).name for name in ("data.path", "task.model")}
+    kept = {name: v for name, v in settings.items() if not name.startswith(("merge.", "run."))}
+    return kept | names | {"rounds": list(family.rounds)}
+
+
+def check_settings(stored: dict[str, Any], family: Family, where: Path) -> None:
+    """Check that something was made with a family's settings; settings that are newer than it are
+    at a default that changes no number.
+
+    Raises
+    ------
+    SystemExit
+        A setting differs; names it.
+    """
+    for name, value in decisive(family).items():
+        if name in stored and stored[name] != value:
+            raise SystemExit(
+                f"error: {where} was made with {name}={stored[name]!r}, not {value!r}; remove it"
+            )
 
 
 def train_family(family: Family, folder: Path) -> Adapters:
@@ -134,20 +181,16 @@ def train_family(family: Family, folder: Path) -> Adapters:
     SystemExit
         The folder holds adapters that were trained with other settings.
     """
-    file, about = folder / "adapters.safetensors", folder / "settings.json"
-    settings = family.settings()
-    # What happens after local training changes no adapter.
-    decisive = settings.computed() | {"merge": None, "rounds": list(family.rounds)}
+    file = folder / "adapters.safetensors"
     if file.is_file():
-        if json.loads(about.read_text()) != decisive:
-            raise SystemExit(f"error: {folder} was made with other settings; remove it")
+        with safe_open(file, "pt") as stored:
+            check_settings(json.loads(stored.metadata()["settings"]), family, file)
         return Adapters(load_file(file))
     with one_thread():
-        tensors = _train(family, Workbench(settings))
+        tensors = _train(family, Workbench(family.settings()))
     folder.mkdir(parents=True, exist_ok=True)
-    about.write_text(json.dumps(decisive, indent=1) + "\n")
     temporary = file.with_suffix(".tmp")
-    save_file(tensors, temporary)
+    save_file(tensors, temporary, metadata={"settings": json.dumps(decisive(family))})
     os.replace(temporary, file)
     return Adapters(tensors)
 
@@ -157,26 +200,29 @@ def _train(family: Family, bench: Workbench) -> dict[str, torch.Tensor]:
     clients = [bench.client(client) for client in range(settings.data.num_clients)]
     tensors: dict[str, torch.Tensor] = {}
 
-    def keep(prefix: str, adapter: Adapter) -> None:
-        tensors.update({f"{prefix}/{name}": tensor.clone() for name, tensor in adapter.items()})
+    def keep(prefix: str, client: int, adapter: Adapter) -> None:
+        names = {f"{prefix}/{client}/{name}": tensor for name, tensor in adapter.items()}
+        tensors.update({name: tensor.clone() for name, tensor in names.items()})
 
-    cold = [
-        train_local(bench.model, bench.task, data, bench.model.initial, family.settings("cold"))
-        for data in clients
-    ]
+    def local(data: ClientData, start: Adapter, chosen: Settings) -> tuple[Adapter, Adapter]:
+        halfway = train_local(bench.model, bench.task, data, start, chosen)
+        return halfway, refit(bench.model, bench.task, data, halfway, chosen)
+
+    cold = [local(data, bench.model.initial, family.settings("cold")) for data in clients]
+    without_refit = family.settings(refit=False)
     for rounds, federated in federated_adapters(bench, clients, family.rounds):
-        keep(f"federated-{rounds}", federated)
+        tensors.update({f"federated-{rounds}/{name}": t.clone() for name, t in federated.items()})
         for client, data in enumerate(clients):
-            keep(f"cold-{rounds}/{client}", cold[client])
-            warm = train_local(bench.model, bench.task, data, federated, settings)
-            keep(f"warm-{rounds}/{client}", warm)
-            if family.tuned:
-                every = {
-                    name: _both(data.train[name], data.calibration[name]) for name in data.train
-                }
-                all_samples = ClientData(data.client, every, data.calibration, data.test)
-                tuned = train_local(bench.model, bench.task, all_samples, federated, settings)
-                keep(f"tuned-{rounds}/{client}", tuned)
+            pairs = {"cold": cold[client], "warm": local(data, federated, settings)}
+            for start, (halfway, end) in pairs.items():
+                keep(f"halfway-{start}-{rounds}", client, halfway)
+                keep(f"{start}-{rounds}", client, end)
+            every = replace(data, train=data.train_and_calibration)
+            tuned = train_local(bench.model, bench.task, every, federated, without_refit)
+            keep(f"tuned-{rounds}", client, tuned)
+            if family.kept_out and rounds == family.rounds[-1]:
+                adapter = train_local(bench.model, bench.task, data, federated, without_refit)
+                keep(f"kept-out-{rounds}", client, adapter)
     return tensors
 
 
@@ -207,12 +253,3 @@ def federated_adapters(
         adapter = {name: torch.from_numpy(array) for name, array in averaged.items()}
         if server_round in rounds:
             yield server_round, adapter
-
-
-def _both(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Join two tensors of samples; texts are padded to the longer one."""
-    if first.ndim == 2 and first.shape[1] != second.shape[1]:
-        width = max(first.shape[1], second.shape[1])
-        pad = torch.nn.functional.pad
-        first, second = (pad(tensor, (0, width - tensor.shape[1])) for tensor in (first, second))
-    return torch.cat([first, second])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import os
 import time
@@ -24,34 +25,59 @@ from potara_flwr.tasks.base import ClientData, Samples, num_samples, take
 from potara_flwr.training import one_thread, train
 from potara_flwr.workbench import Workbench
 from simulations.quality.candidates import CANDIDATES, Case
-from simulations.quality.families import STARTS, Adapters, Family
+from simulations.quality.families import STARTS, Adapters, Family, check_settings, decisive
 
-VERSION = 1
+VERSION = 2
 """Of what is measured: measures of another version are made again."""
 
 TIMED_STEPS = 20
 
 
-def measure_family(family: Family, adapters: Adapters, folder: Path) -> list[dict[str, Any]]:
-    """Return one record a client, start and number of rounds; those in ``folder`` are kept."""
-    file = folder / "measures.json"
-    if file.is_file():
-        stored = json.loads(file.read_text())
-        if stored["version"] == VERSION:
-            cases: list[dict[str, Any]] = stored["cases"]
-            return cases
+def measure_family(family: Family, adapters: Adapters) -> list[dict[str, Any]]:
+    """Return one record a client, start and number of rounds."""
     with one_thread():
         bench = Workbench(family.settings())
-        cases = [
+        return [
             _measure(family, bench, adapters, start, rounds, client)
             for client in range(bench.settings.data.num_clients)
             for rounds in family.rounds
             for start in STARTS
         ]
+
+
+def store(cases: list[dict[str, Any]], family: Family, file: Path) -> None:
+    """Write a family's measures, numbers to six digits after the point; whole or not at all."""
+    content = {"version": VERSION, "settings": decisive(family), "cases": _rounded(cases)}
+    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"version": VERSION, "cases": cases}) + "\n")
+    temporary.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
     os.replace(temporary, file)
+
+
+def stored(family: Family, file: Path) -> list[dict[str, Any]] | None:
+    """Return the measures in a file; None where there are none, or of another version.
+
+    Raises
+    ------
+    SystemExit
+        They were made with other settings.
+    """
+    if not file.is_file():
+        return None
+    content = json.loads(gzip.decompress(file.read_bytes()))
+    if content["version"] != VERSION:
+        return None
+    check_settings(content["settings"], family, file)
+    cases: list[dict[str, Any]] = content["cases"]
     return cases
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _measure(
@@ -59,6 +85,7 @@ def _measure(
 ) -> dict[str, Any]:
     data, settings = bench.client(client), bench.settings
     federated = adapters.federated(rounds)
+    halfway = segment_between(federated, adapters.halfway(start, rounds, client), "factors")
     segment = segment_between(federated, adapters.local(start, rounds, client), "factors")
     scorer = Scorer(bench, data.test)
 
@@ -66,7 +93,7 @@ def _measure(
     evidence = gather_evidence(
         bench.model,
         bench.task,
-        segment,
+        halfway,
         data.calibration,
         settings.calibration,
         derive_seed(settings.seed, "evidence", client),
@@ -74,9 +101,9 @@ def _measure(
     seconds_evidence = time.perf_counter() - began
     passes = [
         per_sample_gradients(bench.model, bench.task, adapter, data.calibration).gradients
-        for adapter in (segment.federated, segment.local)
+        for adapter in (halfway.federated, halfway.local)
     ]
-    case = Case(bench.model, bench.task, data, segment, evidence, passes[0], passes[1])
+    case = Case(bench.model, bench.task, data, halfway, evidence, passes[0], passes[1])
 
     def scored(choose: Callable[[], Weight]) -> dict[str, float]:
         began = time.perf_counter()
@@ -107,7 +134,6 @@ def _measure(
     rules |= {
         name: scored(functools.partial(candidate, case)) for name, candidate in CANDIDATES.items()
     }
-    tuned = adapters.tuned(rounds, client)
     return {
         "group": family.group,
         "samples": settings.data.train_samples,
@@ -126,8 +152,37 @@ def _measure(
             for point in GRID
         ],
         "oracle_of_halves": scorer.oracle_of_halves(),
-        "tuned": None if tuned is None else scorer(tuned, None)[1],
+        "initial": scorer(bench.model.initial, None)[1],
+        "tuned": scorer(adapters.tuned(rounds, client), None)[1],
+        "kept_out": _kept_out(bench, adapters, start, rounds, data, scorer),
     }
+
+
+def _kept_out(
+    bench: Workbench,
+    adapters: Adapters,
+    start: str,
+    rounds: int,
+    data: ClientData,
+    scorer: Scorer,
+) -> float | None:
+    """Return the accuracy of the default rule's merge where local training, warm, never sees the
+    calibration samples: the weight is chosen for the very adapter that is merged.
+    """
+    local = adapters.kept_out(rounds, data.client)
+    if local is None or start == "cold":
+        return None
+    settings = bench.settings
+    segment = segment_between(adapters.federated(rounds), local, "factors")
+    evidence = gather_evidence(
+        bench.model,
+        bench.task,
+        segment,
+        data.calibration,
+        settings.calibration,
+        derive_seed(settings.seed, "evidence", data.client),
+    )
+    return scorer(segment.at(RULES["excess-loss"](evidence)), None)[1]
 
 
 class Scorer:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from potara_flwr.config import Settings
 from potara_flwr.rules import RULES
 from simulations.quality.candidates import CANDIDATES, EVALUATIONS
 from simulations.quality.drawings import draw_regimes, draw_tuning, draw_weights
@@ -21,11 +21,15 @@ from simulations.quality.statistics import (
     regime_words,
     regret,
     score,
+    spread,
     weight_correlation,
 )
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "merge-quality.md"
+README = ROOT / "README.md"
+START, END = "<!-- table:start -->", "<!-- table:end -->"
+DEFAULT_SAMPLES, DEFAULT_ROUNDS = Settings().data.train_samples, Settings().federation.rounds
 IMAGES = ROOT / "docs" / "images"
 SHIPPED = (*RULES, "excess-loss + fallback", "variance-trace + fallback")
 
@@ -55,10 +59,9 @@ def rule_row(cases: Cases, rule: str) -> list[str]:
     cost = "–"
     if rule in RULES or rule in CANDIDATES:
         cost = f"{100 * cost_of(cases, rule):.1f}"
-    spread = statistics.stdev(seeds) if len(seeds) > 1 else 0.0
     return [
         f"**{rule}**" if rule in SHIPPED else rule,
-        f"{mean(seeds):.2f} ± {spread:.2f}",
+        f"{mean(seeds):.2f} ± {spread(seeds):.2f}",
         f"{max(regimes.values()):.2f}",
         f"{against:+.2f} ± {noise:.2f}",
         f"{loss:.3f}",
@@ -109,25 +112,40 @@ def tuning_table(cases: Cases) -> str:
     rows = []
     for regime, group in by(warm, regime_of).items():
         gains = [
-            paired(group, lead(rule, "local"))
-            for rule in ("excess-loss", "excess-loss + fallback", "grid", "oracle")
+            paired(group, lead(rule, "tuned"))
+            for rule in ("local", "excess-loss", "excess-loss + fallback", "grid", "oracle")
         ]
-        tuned = [case for case in group if case["tuned"] is not None]
-        every = "–"
-        if tuned:
-            gain, noise = paired(
-                tuned, lambda case: 100 * (score(case, "excess-loss + fallback") - case["tuned"])
-            )
-            every = f"{gain:+.2f} ± {noise:.2f}"
         words = regime_words(regime)
-        rows.append(
-            [words[0], *words[2:], *(f"{gain:+.2f} ± {noise:.2f}" for gain, noise in gains), every]
-        )
+        rows.append([words[0], *words[2:], f"{100 * mean(score(c, 'tuned') for c in group):.1f}",
+                     *(f"{gain:+.2f} ± {noise:.2f}" for gain, noise in gains)])  # fmt: skip
     return table(
-        ["group", "samples", "rounds", "excess-loss", "excess-loss + fallback", "grid", "oracle",
-         "excess-loss + fallback, against fine-tuning on the calibration samples too"],
+        ["group", "samples", "rounds", "fine-tuned (%)", "local", "excess-loss",
+         "excess-loss + fallback", "grid", "oracle"],
         rows,
     )  # fmt: skip
+
+
+def refit_table(cases: Cases) -> str:
+    """Return what the calibration samples are worth in training, by regime."""
+    rows = []
+    both = [case for case in cases if case["kept_out"] is not None]
+    for regime, group in by(both, regime_of).items():
+        gain, noise = paired(
+            group, lambda case: 100 * (score(case, "excess-loss") - case["kept_out"])
+        )
+        out, back = (
+            f"{100 * mean(values):.1f}"
+            for values in (
+                [case["kept_out"] for case in group],
+                [score(case, "excess-loss") for case in group],
+            )
+        )
+        words = regime_words(regime)
+        rows.append([words[0], *words[2:], out, back, f"{gain:+.2f} ± {noise:.2f}"])
+    return table(
+        ["group", "samples", "rounds", "kept out (%)", "refit (%)", "refit over kept out (points)"],
+        rows,
+    )
 
 
 def starts_table(cases: Cases) -> str:
@@ -255,6 +273,43 @@ def verdict(cases: Cases, what: str) -> str:
     )
 
 
+def readme_table(cases: Cases) -> str:
+    """Return the README's table: every adapter and rule in the regimes of the default."""
+    regimes = by(
+        [
+            case
+            for case in cases
+            if case["group"] in ("shared", "conflicting")
+            and (case["samples"], case["rounds"]) == (DEFAULT_SAMPLES, DEFAULT_ROUNDS)
+        ],
+        regime_of,
+    )
+    names = {
+        "initial": "initial",
+        "federated": "federated",
+        "tuned": "federated, then fine-tuned",
+        "local": "local",
+        **{rule: rule for rule in RULES},
+        "oracle": "oracle",
+    }
+    rows = []
+    for name, words in names.items():
+        cells = []
+        for group in regimes.values():
+            seeds = [mean(100 * score(c, name) for c in of_seed)
+                     for of_seed in by(group, lambda case: case["seed"]).values()]  # fmt: skip
+            cells.append(f"{mean(seeds):.1f} ± {spread(seeds):.1f}")
+        rows.append([words, *cells])
+    return table(["adapter", *(f"{group}, {start}" for group, start, *_ in regimes)], rows)
+
+
+def write_readme(cases: Cases) -> None:
+    """Put the table between the README's marks."""
+    before, _, rest = README.read_text().partition(START)
+    after = rest.partition(END)[2]
+    README.write_text(f"{before}{START}\n{readme_table(cases)}\n{END}{after}")
+
+
 def write_page(cases: Cases) -> None:
     """Write the page and its figures."""
     digits = [case for case in cases if case["group"] in ("shared", "conflicting")]
@@ -315,13 +370,22 @@ timed in the same minute; *forward passes* are those over the calibration sample
 
 ## Does merging beat fine-tuning?
 
-With warm local training the local adapter is "federated, then fine-tuned": same bytes, same steps.
-Points of accuracy over it; the last column is against fine-tuning that may train on the
-calibration samples as well.
+*Fine-tuned* is the federated adapter trained on for as many steps, on all of a client's samples but
+its test data: same bytes, same steps, same samples, no merge. Points of accuracy over it, with warm
+local training; *local* is Potara's local adapter alone, which sees the calibration samples in the
+second half of its steps only.
 
 ![Gain over fine-tuning](images/merge-quality-fine-tuning.png)
 
 {tuning_table(main)}
+
+## Is it worth giving the calibration samples back?
+
+The default chooses λ half way through local training and then trains on, with the calibration
+samples in training (`local.refit-share`). *Kept out*: never, with λ chosen for the very adapter
+that is merged. Accuracy of the default rule's merge, warm; same bytes, same steps.
+
+{refit_table(main)}
 
 ## Cold or warm?
 

@@ -11,6 +11,8 @@ from scipy.stats import spearmanr
 
 ENDS = {"local": 0, "federated": 10}
 """The adapters themselves, by their place on the grid."""
+ADAPTERS = ("initial", "tuned")
+"""Adapters off the segment, of which the accuracy is measured."""
 ALL = 0
 """``data.train-samples`` of a client that uses all it has."""
 
@@ -18,7 +20,9 @@ Cases = Sequence[dict[str, Any]]
 
 
 def score(case: dict[str, Any], rule: str, metric: str = "accuracy") -> float:
-    """Return a rule's test score; the oracle's is the best of the grid."""
+    """Return a rule's or adapter's test score; the oracle's is the best of the grid."""
+    if rule in ADAPTERS:
+        return float(case[rule])
     if rule in ENDS:
         return float(case["grid"][ENDS[rule]][metric])
     if rule == "oracle":
@@ -59,6 +63,11 @@ def by(cases: Cases, key: Callable[[dict[str, Any]], Any]) -> dict[Any, list[dic
 def mean(values: Iterable[float]) -> float:
     """Return the mean."""
     return statistics.fmean(values)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the standard deviation; 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def paired(cases: Cases, difference: Callable[[dict[str, Any]], float]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The merge-quality benchmark on a tiny model: the apps' own adapters, every rule, the page."""
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +8,12 @@ import torch
 from potara_flwr.adapters import load_adapter
 from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
+from potara_flwr.personalization import train_local
 from potara_flwr.results import read_results
 from potara_flwr.rules import RULES
 from potara_flwr.workbench import Workbench
-from simulations.quality import measures, page
+from simulations import merge_quality
+from simulations.quality import families, measures, page
 from simulations.quality.candidates import CANDIDATES, update_gradients
 from simulations.quality.families import Family, train_family
 
@@ -29,7 +31,7 @@ def family(tiny):
             for name, value in settings.items()
             if name not in ("seed", "local.start", "federation.rounds", "run.results")
         }
-        return Family(group, seed, (1, 2), tuple(chosen.items()), tuned=True)
+        return Family(group, seed, (1, 2), tuple(chosen.items()), kept_out=True)
 
     return build
 
@@ -52,7 +54,7 @@ def test_a_family_holds_the_bits_of_the_apps(family, tmp_path, start, rounds):
 
 def test_measures_say_what_the_apps_say(family, tmp_path):
     one = family()
-    cases = measures.measure_family(one, train_family(one, tmp_path / "f"), tmp_path / "f")
+    cases = measures.measure_family(one, train_family(one, tmp_path / "f"))
     assert len(cases) == 3 * 2 * 2
     settings = one.settings("warm", 2).to_flat() | {"run.results": str(tmp_path / "run")}
     results = read_results(run_in_process(from_flat(settings)))
@@ -72,20 +74,56 @@ def test_measures_say_what_the_apps_say(family, tmp_path):
         assert page.score(case, "local") == pytest.approx(client["accuracy"]["local"])
         assert page.score(case, "oracle") == pytest.approx(client["accuracy"]["oracle"])
         assert case["oracle_of_halves"] <= page.score(case, "oracle") + 1e-9
-        assert case["tuned"] is not None
+        assert 0 <= case["tuned"] <= 1
+        assert case["initial"] == pytest.approx(client["accuracy"]["initial"])
+        assert 0 <= case["kept_out"] <= 1
 
 
-def test_what_is_stored_is_not_made_again(family, tmp_path, monkeypatch):
+def test_the_baselines_are_what_they_say(family, tmp_path):
     one = family()
-    folder = tmp_path / "f"
-    first = measures.measure_family(one, train_family(one, folder), folder)
-    monkeypatch.setattr(measures, "_measure", None)
-    assert measures.measure_family(one, train_family(one, folder), folder) == first
-    about = json.loads((folder / "settings.json").read_text())
-    about["lora"]["rank"] = 7
-    (folder / "settings.json").write_text(json.dumps(about))
-    with pytest.raises(SystemExit, match="other settings"):
-        train_family(one, folder)
+    adapters = train_family(one, tmp_path / "f")
+    bench = Workbench(one.settings())
+    data, federated = bench.client(1), adapters.federated(2)
+    no_refit = one.settings(refit=False)
+    kept_out = train_local(bench.model, bench.task, data, federated, no_refit)
+    every = replace(data, train=data.train_and_calibration)
+    tuned = train_local(bench.model, bench.task, every, federated, no_refit)
+    for ours, theirs in ((adapters.kept_out(2, 1), kept_out), (adapters.tuned(2, 1), tuned)):
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert adapters.kept_out(1, 1) is None
+
+
+def test_what_is_stored_is_not_made_again_and_not_taken_for_another(family, tmp_path, monkeypatch):
+    one, file = family(), tmp_path / "stored" / "f.json.gz"
+    merge_quality.make(one, tmp_path / "adapters", file)
+    first = measures.stored(one, file)
+    assert len(first) == 3 * 2 * 2
+    before = file.read_bytes()
+    measures.store(first, one, file)
+    assert file.read_bytes() == before
+    monkeypatch.setattr(families, "_train", None)
+    train_family(one, tmp_path / "adapters" / one.name)
+    other = family(**{"lora.rank": 3})
+    with pytest.raises(SystemExit, match=r"made with lora\.rank=2, not 3"):
+        measures.stored(other, file)
+    with pytest.raises(SystemExit, match=r"made with lora\.rank=2, not 3"):
+        train_family(other, tmp_path / "adapters" / one.name)
+    monkeypatch.setattr(measures, "VERSION", 99)
+    assert measures.stored(one, file) is None
+
+
+def test_the_pages_are_what_the_stored_measures_give(tmp_path, monkeypatch):
+    text, readme = page.PAGE.read_text(), page.README.read_text()
+    copy = tmp_path / "README.md"
+    copy.write_text(readme)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(page, "README", copy)
+    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr("sys.argv", ["merge_quality"])
+    monkeypatch.setattr(merge_quality, "make", None)
+    merge_quality.main()
+    assert (tmp_path / "page.md").read_text() == text
+    assert copy.read_text() == readme
 
 
 def test_the_page_tells_of_every_rule_and_regime(family, tmp_path, monkeypatch):
@@ -95,8 +133,7 @@ def test_the_page_tells_of_every_rule_and_regime(family, tmp_path, monkeypatch):
     for seed in range(2):
         for group in ("shared", "conflicting", "sentiment", "one-class"):
             one = family(group, seed, **{"data.shift": "shared"})
-            folder = tmp_path / one.name
-            cases += measures.measure_family(one, train_family(one, folder), folder)
+            cases += measures.measure_family(one, train_family(one, tmp_path / one.name))
     page.write_page(cases)
     text = (tmp_path / "page.md").read_text()
     for rule in (*RULES, *CANDIDATES):

@@ -75,10 +75,3 @@ def test_a_wrong_setting_says_what_is_wrong_and_what_is_allowed(values, parts):
 
 def test_the_results_folder_decides_no_number():
     assert "run" not in from_flat({"run.results": "/somewhere"}).computed()
-
-
-def test_the_readme_shows_the_table_of_the_results_page():
-    readme = (ROOT / "README.md").read_text()
-    table = readme.partition("<!-- table:start -->\n")[2].partition("<!-- table:end -->")[0]
-    assert table.count("\n") > 5
-    assert table in (ROOT / "docs" / "default-results.md").read_text()
