@@ -152,6 +152,8 @@ def _measure(
             for point in GRID
         ],
         "oracle_of_halves": scorer.oracle_of_halves(),
+        "adapter_bytes": sum(t.numel() * t.element_size() for t in bench.model.initial.values()),
+        "steps": rounds * settings.train.local_steps + settings.local.steps,
         "initial": scorer(bench.model.initial, None)[1],
         "tuned": scorer(adapters.tuned(rounds, client), None)[1],
         "kept_out": _kept_out(bench, adapters, start, rounds, data, scorer),

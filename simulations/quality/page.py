@@ -168,10 +168,16 @@ def starts_table(cases: Cases) -> str:
             for side in sides.values()
         ]
         words = regime_words((group, "", samples, rounds))
-        rows.append([words[0], *words[2:], *accuracies, f"{gain:+.2f} ± {noise:.2f}"])
+        # In a round a client receives the adapter to train and sends it back; at the end it
+        # receives the last one.
+        megabytes = (2 * rounds + 1) * members[0]["adapter_bytes"] / 1e6
+        rows.append([words[0], *words[2:], f"{megabytes:.1f}", str(members[0]["steps"]),
+                     *accuracies, f"{gain:+.2f} ± {noise:.2f}"])  # fmt: skip
     return table(
-        ["group", "samples", "rounds", "cold (%)", "warm (%)", "warm over cold (points)"], rows
-    )
+        ["group", "samples", "rounds", "MB", "steps", "cold (%)", "warm (%)",
+         "warm over cold (points)"],
+        rows,
+    )  # fmt: skip
 
 
 def edges_table(cases: Cases) -> str:
@@ -389,7 +395,8 @@ that is merged. Accuracy of the default rule's merge, warm; same bytes, same ste
 
 ## Cold or warm?
 
-Accuracy of the default rule's merge. Both cost the same bytes and the same local steps.
+Accuracy of the default rule's merge. Both starts cost a client the same bytes of adapters (*MB*,
+sent and received, without evaluation) and the same optimizer steps (*steps*, rounds and local).
 
 {starts_table(main)}
 
