@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -29,9 +29,19 @@ Adapter = dict[str, Tensor]
 ADAPTER_NAME = "default"
 
 
+Kind = Literal["A", "B", "head"]
+
+
+def kind_of(name: str) -> Kind:
+    """Return what an adapter's tensor is: the factor A, the factor B, or a part of the head."""
+    if "lora_A" in name:
+        return "A"
+    return "B" if "lora_B" in name else "head"
+
+
 def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Return the names of the (A, B) factors of every adapted layer."""
-    return [(name, name.replace("lora_A", "lora_B")) for name in adapter if "lora_A" in name]
+    return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
 
 
 class LoraModel:

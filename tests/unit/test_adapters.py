@@ -5,7 +5,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageClassification
 
-from potara_flwr.adapters import LoraModel, load_adapter, lora_pairs, save_adapter
+from potara_flwr.adapters import LoraModel, kind_of, load_adapter, lora_pairs, save_adapter
 from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.merging import segment_between
@@ -29,7 +29,9 @@ def test_initial_adapter_holds_factors_and_head_and_leaves_the_model_as_it_is(be
         assert adapter[a].shape == (2, 16)
         assert adapter[b].shape == (16, 2)
         assert not adapter[b].any()
-    heads = [name for name in adapter if "classifier" in name]
+        assert (kind_of(a), kind_of(b)) == ("A", "B")
+    heads = [name for name in adapter if kind_of(name) == "head"]
+    assert all("classifier" in name for name in heads)
     assert len(heads) == 2
     samples = bench.client(0).test
     base = AutoModelForImageClassification.from_pretrained(bench.settings.task.model)

@@ -1,0 +1,100 @@
+"""Where data comes from: a hub id, a data file, or a folder of data files or images.
+
+All of them go through ``datasets.load_dataset``, so a local folder may be laid out in any way that
+the hub knows: a README with a ``configs`` block, files named by split, or images in a
+folder per class.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+
+from potara_flwr.errors import SettingsError
+
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+@functools.lru_cache(maxsize=64)
+def load_table(path: str, name: str, split: str, setting: str = "data.path") -> datasets.Dataset:
+    """Load one split of a data set.
+
+    Parameters
+    ----------
+    path : str
+        A hub id, a folder, or a data file that ends in one of :data:`FORMATS`.
+    name : str
+        Configuration of the data set (``load_dataset``'s ``name``); empty is its only one.
+    split : str
+        Split, also a slice of one (``train[:1000]``). A data file has the one split ``train``.
+    setting : str
+        Setting that ``path`` is from, for the error message.
+
+    Raises
+    ------
+    SettingsError
+        Nothing is there, or it cannot be read, or it has no such configuration or split.
+    """
+    if not path:
+        raise SettingsError(f"{setting} is empty: name a hub id, a folder or a data file")
+    place = Path(path).expanduser()
+    where = describe(path, name, split)
+    if place.is_file() and place.suffix not in FORMATS:
+        raise SettingsError(f"{setting} is {path!r}; a data file must end in {', '.join(FORMATS)}")
+    if place.suffix in FORMATS and not place.is_file():
+        raise SettingsError(f"{setting}: there is no file {place}")
+    datasets.disable_progress_bars()
+    try:
+        if place.is_file():
+            table = datasets.load_dataset(FORMATS[place.suffix], data_files=str(place), split=split)
+        else:
+            source = str(place) if place.is_dir() else path
+            table = datasets.load_dataset(source, name or None, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+        raise SettingsError(f"{setting}: {where} cannot be read: {_reason(error)}") from None
+    return table
+
+
+def describe(path: str, name: str = "", split: str = "") -> str:
+    """Name a source in an error message, e.g. ``rows.csv`` or ``cais/mmlu (all), split test``."""
+    place = Path(path).expanduser()
+    words = place.name if place.exists() else path
+    words += f" ({name})" if name else ""
+    return f"{words}, split {split}" if split and not place.is_file() else words
+
+
+def check_columns(table: datasets.Dataset, columns: Mapping[str, str], where: str) -> None:
+    """Check that a table has the columns that settings name.
+
+    Parameters
+    ----------
+    columns : mapping
+        Setting → column; an empty column is not asked for.
+    where : str
+        What the table is, from :func:`describe`.
+
+    Raises
+    ------
+    SettingsError
+        A column is missing; names the setting, the source and the columns that it has.
+    """
+    for setting, column in columns.items():
+        if column and column not in table.column_names:
+            raise SettingsError(
+                f"{setting} is {column!r}, but {where} has the columns "
+                f"{', '.join(table.column_names)}"
+            )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first two lines of an error as one: `datasets` puts the remedy on the second."""
+    if "corresponds to no data" in str(error):
+        return "it has no rows"
+    if isinstance(error, DatasetGenerationError):
+        error = error.__cause__ or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
