@@ -7,21 +7,26 @@ any rank run on the same model, and nothing of one client is left for the next.
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from potara_flwr.config import LoraSettings
 from potara_flwr.errors import SettingsError
-from potara_flwr.seeds import derive_seed
+from potara_flwr.seeds import derive_seed, generator
 
 Adapter = dict[str, Tensor]
 """peft's name → tensor: ``….lora_A.weight`` (r × in), ``….lora_B.weight`` (out × r), the head."""
@@ -53,10 +58,13 @@ class LoraModel:
         The pretrained model; wrapped by peft and owned by this object from here on.
     lora : LoraSettings
         Rank, alpha, dropout and target modules.
-    head_modules : tuple of str
-        Modules trained in full next to the LoRA factors.
+    head_modules : tuple of str, optional
+        Modules trained in full next to the LoRA factors; by default all that the base model has
+        next to its pretrained part.
     seed : int
         Decides the initial adapter.
+    device : torch.device, optional
+        Where the model computes; by default where ``base`` is.
 
     Raises
     ------
@@ -65,9 +73,17 @@ class LoraModel:
     """
 
     def __init__(
-        self, base: nn.Module, lora: LoraSettings, head_modules: tuple[str, ...], seed: int
+        self,
+        base: nn.Module,
+        lora: LoraSettings,
+        head_modules: tuple[str, ...] | None,
+        seed: int,
+        device: torch.device | None = None,
     ) -> None:
-        targets = _target_modules(base, lora.target_modules)
+        if head_modules is None:
+            head_modules = find_head(base)
+        self._dtype = next(at.dtype for at in base.parameters() if at.is_floating_point())
+        targets = target_modules(base, lora.target_modules)
         self.config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
@@ -81,6 +97,9 @@ class LoraModel:
             torch.manual_seed(derive_seed(seed, "initial adapter"))
             self.module = get_peft_model(base, self.config, adapter_name=ADAPTER_NAME)
         self.module.eval()
+        self._keep_head_in_float32()
+        if device is not None:
+            self.module.to(device)
         stored = get_peft_model_state_dict(self.module, adapter_name=ADAPTER_NAME)
         by_address = {tensor.data_ptr(): name for name, tensor in stored.items()}
         self.parameters: dict[str, str] = {}
@@ -89,17 +108,93 @@ class LoraModel:
             if parameter.requires_grad:
                 self.parameters[by_address[parameter.data_ptr()]] = name
                 parameter.requires_grad_(False)
-        self.initial: Adapter = {name: stored[name].detach().clone() for name in self.parameters}
+        self.initial: Adapter = {
+            name: stored[name].detach().cpu().clone() for name in self.parameters
+        }
         """The initial adapter, the same on every client and the server."""
+        self._devices = {
+            name: self.module.get_parameter(parameter).device
+            for name, parameter in self.parameters.items()
+        }
+        self._held: dict[str, Tensor] = {}
+        """The tensors of the last call, for a checkpoint in the midst of it."""
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""
-        tensors = {self.parameters[name]: tensor for name, tensor in adapter.items()}
-        inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
+        # On several GPUs a tensor belongs where its layer is; elsewhere this moves nothing.
+        tensors = {
+            self.parameters[name]: tensor.to(self._devices[name])
+            for name, tensor in adapter.items()
+        }
+        self._held.clear()
+        self._held.update(tensors)
+        inputs = {
+            name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in samples.items()
+            if name != "labels"
+        }
         # No parameter of an adapter is tied; looking for ties would cost 7 % of a training step.
         outputs = functional_call(self.module, tensors, kwargs=inputs, tie_weights=False)
         logits: Tensor = outputs.logits
         return logits
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations anew in the backward pass instead of keeping them.
+
+        By then ``functional_call`` has taken the adapter out of the model again, so each
+        checkpoint remembers the tensors that it ran with and puts them back for its second run.
+
+        Raises
+        ------
+        SettingsError
+            The base model does not offer it.
+        """
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _holding(self.module, dict(self._held))
+
+        base: Any = self.module.get_base_model()
+        try:
+            base.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
+            )
+        except ValueError as error:
+            raise SettingsError(f"model.gradient-checkpointing: {error}") from None
+
+    def with_classes(self, num_classes: int, seed: int) -> LoraModel:
+        """Return the same model, sharing its memory, whose initial head has other classes.
+
+        The head's last layer is made anew from the seed, as transformers makes one: normal weights
+        with the model's ``initializer_range``, no bias.
+        """
+        head = [name for name in self.parameters if kind_of(name) == "head"]
+        owner = self.parameters[head[-1]].rpartition(".")[0]
+        last = [name for name in head if self.parameters[name].rpartition(".")[0] == owner]
+        if self.initial[last[0]].shape[0] == num_classes:
+            return self
+        config: Any = self.module.get_base_model().config  # type: ignore[operator]
+        std = getattr(config, "initializer_range", 0.02)
+        draws = generator(seed, "task head", num_classes)
+        other = copy.copy(self)
+        other.initial = dict(self.initial)
+        for name in last:
+            shape = (num_classes, *self.initial[name].shape[1:])
+            other.initial[name] = torch.zeros(shape)
+            if len(shape) > 1:
+                other.initial[name].normal_(std=std, generator=draws)
+        return other
+
+    def _keep_head_in_float32(self) -> None:
+        """Let a head take the activations of a base model of a smaller type."""
+
+        def upcast(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(arg.float() if isinstance(arg, Tensor) else arg for arg in args)
+
+        for module in self.module.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                head = module.modules_to_save[ADAPTER_NAME]
+                if any(parameter.dtype != torch.float32 for parameter in head.parameters()):
+                    head.float().register_forward_pre_hook(upcast)
 
     @property
     def scaling(self) -> float:
@@ -134,17 +229,94 @@ def load_adapter(folder: Path) -> Adapter:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def _target_modules(base: nn.Module, names: str) -> list[str]:
-    """Split the comma-separated names and check that each ends the name of a linear module."""
-    linear = {name for name, module in base.named_modules() if isinstance(module, nn.Linear)}
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    missing = [
-        name for name in wanted if not any(f".{found}".endswith(f".{name}") for found in linear)
+def find_head(base: nn.Module) -> tuple[str, ...]:
+    """Return the modules with parameters that stand next to the pretrained part of a model.
+
+    Raises
+    ------
+    SettingsError
+        There are none.
+    """
+    pretrained = getattr(base, "base_model_prefix", "")
+    head = [
+        name
+        for name, module in base.named_children()
+        if name != pretrained and any(True for _ in module.parameters())
     ]
-    if missing or not wanted:
-        leaves = sorted({re.sub(r".*\.", "", name) for name in linear})
+    if not head:
         raise SettingsError(
-            f"lora.target-modules is {names!r}, but the base model has no linear module "
-            f"{', '.join(map(repr, missing)) or 'of an empty name'}; it has {', '.join(leaves)}"
+            f"task.model is a {type(base).__name__}, which has no head next to {pretrained!r}"
         )
-    return wanted
+    return tuple(head)
+
+
+PROJECTIONS = (
+    ("q_proj", "v_proj"),
+    ("query", "value"),
+    ("q_lin", "v_lin"),
+    ("q", "v"),
+    ("query_key_value",),
+    ("qkv",),
+    ("c_attn",),
+)
+"""Names of the query and value projections in transformers' models, where peft knows none."""
+
+
+def target_modules(base: nn.Module, names: str) -> list[str]:
+    """Return the modules that get an adapter: those named, or those of the architecture.
+
+    Parameters
+    ----------
+    names : str
+        Separated by commas; each ends the name of a linear module. Empty takes peft's choice for
+        the architecture, or else its query and value projections.
+
+    Raises
+    ------
+    SettingsError
+        The model has no such linear module; the message lists the ones it has.
+    """
+    linear = {
+        name for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+
+    def missing(wanted: Sequence[str]) -> list[str]:
+        return [
+            name for name in wanted if not any(f".{found}".endswith(f".{name}") for found in linear)
+        ]
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    architecture = getattr(getattr(base, "config", None), "model_type", "")
+    known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(architecture)
+    choices = [wanted] if wanted else [*([known] if known else []), *PROJECTIONS]
+    for choice in choices:
+        if not missing(choice):
+            return list(choice)
+    leaves = sorted({re.sub(r".*\.", "", name) for name in linear})
+    lacking = ", ".join(map(repr, missing(wanted))) or "of the names that are known"
+    raise SettingsError(
+        f"lora.target-modules is {names!r}, but the base model has no linear module {lacking}; it "
+        f"has {', '.join(leaves)}"
+    )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a model takes its inputs on."""
+    return next(module.parameters()).device
+
+
+@contextmanager
+def _holding(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put tensors in the place of parameters for a while."""
+    owners = [
+        (module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], tensor)
+        for name, tensor in tensors.items()
+    ]
+    before = [owner._parameters[leaf] for owner, leaf, _ in owners]
+    try:
+        for owner, leaf, tensor in owners:
+            owner._parameters[leaf] = tensor  # type: ignore[assignment]
+        yield
+    finally:
+        for (owner, leaf, _), parameter in zip(owners, before, strict=True):
+            owner._parameters[leaf] = parameter

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BaseImageProcessor,
+    BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from potara_flwr.config import ModelSettings, Settings
 from potara_flwr.errors import SettingsError
 from potara_flwr.seeds import derive_seed
 
@@ -65,59 +74,161 @@ def _installed_packages() -> list[Path]:
     return packages
 
 
-def load_image_classifier(name: str, num_labels: int) -> PreTrainedModel:
-    """Load an image classifier with its head through transformers, in eval mode, float32.
-
-    Raises
-    ------
-    SettingsError
-        The folder or hub id cannot be read, or its head has another number of classes.
-    """
-    with _readable(name, "image-classification model"):
-        model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
-            find_model(name), dtype="float32"
-        )
-    if model.config.num_labels != num_labels:
-        raise SettingsError(
-            f"task.model is {name!r}, whose head has {model.config.num_labels} classes; the task "
-            f"has {num_labels}"
-        )
-    return model
-
-
-def load_text_classifier(name: str, num_labels: int, seed: int) -> PreTrainedModel:
-    """Load a text encoder through transformers, in eval mode, float32.
+def load_image_classifier(settings: Settings, num_classes: int) -> PreTrainedModel:
+    """Load an image classifier through transformers, in eval mode.
 
     A head that the pretrained model lacks, or that has another number of classes, is made from
-    ``seed``.
+    the seed.
 
     Raises
     ------
     SettingsError
         The folder or hub id cannot be read.
     """
-    with _readable(name, "text-classification model"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "task head"))
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            find_model(name),
-            dtype="float32",
-            num_labels=num_labels,
-            ignore_mismatched_sizes=True,
+    return _load_classifier(
+        AutoModelForImageClassification, "image-classification model", settings, num_classes
+    )
+
+
+def load_text_classifier(settings: Settings, num_classes: int) -> PreTrainedModel:
+    """Load a text classifier, as :func:`load_image_classifier` does; it pads as its tokenizer."""
+    model = _load_classifier(
+        AutoModelForSequenceClassification, "text-classification model", settings, num_classes
+    )
+    if model.config.pad_token_id is None:
+        # A decoder classifies at the last token that is no padding.
+        model.config.pad_token_id = load_tokenizer(settings.task.model).pad_token_id
+    return model
+
+
+def _load_classifier(
+    auto_class: Any, what: str, settings: Settings, num_classes: int
+) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "task head"))
+        return load_pretrained(
+            auto_class, what, settings, num_labels=num_classes, ignore_mismatched_sizes=True
+        )
+
+
+def load_pretrained(
+    auto_class: Any, what: str, settings: Settings, **options: object
+) -> PreTrainedModel:
+    """Load ``task.model`` through one of transformers' auto classes, in eval mode, with weights as
+    the ``model`` settings say.
+
+    Parameters
+    ----------
+    auto_class : class
+        E.g. ``AutoModelForCausalLM``.
+    what : str
+        What it loads, for the error message.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id cannot be read, or quantization is not possible here.
+    """
+    name = settings.task.model
+    if settings.model.quantize == "4bit":
+        options["quantization_config"] = _four_bits(settings.model)
+    if settings.model.device_map:
+        options["device_map"] = settings.model.device_map
+    with _readable(name, what):
+        model: PreTrainedModel = auto_class.from_pretrained(
+            find_model(name), dtype=settings.model.dtype, **options
         )
     return model
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to a model.
+def _four_bits(settings: ModelSettings) -> BitsAndBytesConfig:
+    """Return the settings of QLoRA's base model (arXiv 2305.14314): NF4, doubly quantized."""
+    if not torch.cuda.is_available():
+        raise SettingsError("model.quantize=4bit needs a CUDA GPU, and there is none here")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SettingsError(
+            "model.quantize=4bit needs bitsandbytes: pip install 'potara-flwr[quantized]'"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=settings.dtype,
+    )
+
+
+def find_device(settings: ModelSettings) -> torch.device:
+    """Return the device that ``model.device`` names.
+
+    Raises
+    ------
+    SettingsError
+        There is no such device on this machine.
+    """
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"model.device is {name!r}, which this machine cannot compute on: {reason}"
+        ) from None
+    return device
+
+
+@functools.lru_cache(maxsize=8)
+def load_config(name: str) -> PretrainedConfig:
+    """Load the configuration of a model.
 
     Raises
     ------
     SettingsError
         The folder or hub id has none that can be read.
     """
+    with _readable(name, "model"):
+        config: PretrainedConfig = AutoConfig.from_pretrained(find_model(name))
+    return config
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a model. It pads on the right, with the end-of-text token
+    where it has no token for padding.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id has none that can be read, or that can pad.
+    """
     with _readable(name, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(find_model(name))
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise SettingsError(
+                f"task.model is {name!r}, whose tokenizer has no token for padding and none for "
+                "the end of a text"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@functools.lru_cache(maxsize=8)
+def load_image_processor(name: str) -> BaseImageProcessor:
+    """Load the image processor that belongs to a model, the one that needs no torchvision.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id has none that can be read.
+    """
+    with _readable(name, "image processor"):
+        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
+            find_model(name), backend="pil"
+        )
+    return processor
 
 
 @contextmanager
@@ -128,7 +239,7 @@ def _readable(name: str, what: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SettingsError(
             f"task.model is {name!r}, which is not a readable {what} folder or hub id: {reason}"

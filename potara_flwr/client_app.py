@@ -109,7 +109,13 @@ def evaluate_round(
 ) -> RecordDict:
     """Score the federated adapter on this client's test samples."""
     bench = workbench(settings)
-    score = evaluate(bench.model, bench.task, _received(message, bench), bench.client(client).test)
+    score = evaluate(
+        bench.model,
+        bench.task,
+        _received(message, bench),
+        bench.client(client).test,
+        settings.train.evaluation_batch_size,
+    )
     metrics = MetricRecord(
         {"num-examples": score.num_samples, "loss": score.loss, "accuracy": score.accuracy}
     )

@@ -37,18 +37,64 @@ class Group(BaseModel):
 class TaskSettings(Group):
     """What is learned."""
 
-    name: str = Field("digits", description="task: `digits` or `text-classification`")
+    name: str = Field(
+        "digits", description="task: `digits`, `image-classification` or `text-classification`"
+    )
     model: str = Field(
         "digits-vit",
         description="base model: the embedded `digits-vit`, a local Hugging Face model folder "
         "or a hub id",
     )
+    head: Literal["shared", "local"] = Field(
+        "shared",
+        description="task head: `shared` is averaged with the adapter and has the same classes on "
+        "every client, `local` stays on the client and has the classes of the client's data",
+    )
+
+
+class ModelSettings(Group):
+    """How the base model is held in memory."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="type of the frozen weights; adapters and heads are always float32"
+    )
+    device: str = Field(
+        "auto",
+        description="where a process computes: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU where "
+        "there is one",
+    )
+    device_map: str = Field(
+        "",
+        description="spreads the base model over several GPUs, e.g. `auto` or `balanced` "
+        "(transformers' device map); empty keeps it on one device",
+    )
+    quantize: Literal["none", "4bit"] = Field(
+        "none", description="`4bit` holds the frozen weights as NF4 (bitsandbytes, on a GPU)"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations anew in the backward pass: less memory, more time"
+    )
 
 
 class DataSettings(Group):
-    """What each client holds."""
+    """What each client holds. ``path`` and what goes with it, down to ``label_column``, may be
+    several, separated by commas: client k holds a share of the k-th, in turn.
+    """
 
     num_clients: int = Field(8, ge=1, description="clients the data is partitioned over")
+    partition: Literal["dirichlet", "pathological", "size-skewed", "natural", "iid"] = Field(
+        "dirichlet",
+        description="whose samples are whose: Dirichlet label skew, a few classes a client, "
+        "random shares that grow with the client, the values of a column, or equal random shares",
+    )
+    partition_column: str = Field(
+        "",
+        description="column that decides the partition: a domain, user or task for `natural` "
+        "(client k holds a share of the k-th value, in turn); empty is the labels",
+    )
+    classes_per_client: int = Field(
+        2, ge=1, description="classes of a client where `data.partition` is `pathological`"
+    )
     alpha: float = Field(
         0.5, gt=0, description="concentration of the Dirichlet label skew; small is skewed"
     )
@@ -69,18 +115,31 @@ class DataSettings(Group):
         lt=1,
         description="share of a client's samples kept for testing, where the data has no split",
     )
-    path: str = Field("", description="data file of a text task: .parquet, .csv, .json or .jsonl")
-    text_column: str = Field("text", description="column of the texts")
-    label_column: str = Field("label", description="column of the labels: whole numbers from 0")
+    path: str = Field(
+        "",
+        description="data: a hub id, a folder of data files or images, or a file that ends in "
+        ".parquet, .csv, .json or .jsonl",
+    )
+    name: str = Field("", description="configuration of the data set; empty is its only one")
+    train_split: str = Field(
+        "train", description="split of the training samples, e.g. `train` or `train[:1000]`"
+    )
+    test_split: str = Field(
+        "",
+        description="split of the test samples, partitioned together with the training samples; "
+        "empty splits each client's samples",
+    )
+    image_column: str = Field("image", description="column of the images")
+    text_column: str = Field(
+        "text", description="column of the texts; `first+second` are pairs of texts"
+    )
+    label_column: str = Field(
+        "label", description="column of the labels: classes by name, or whole numbers from 0"
+    )
     split_column: str = Field(
         "",
         description="column that says `train` or `test`; empty splits each client's samples by "
         "`data.test-fraction`",
-    )
-    domain_column: str = Field(
-        "",
-        description="column of the domain: client k holds a share of the k-th domain, in turn; "
-        "empty partitions by Dirichlet label skew",
     )
     max_tokens: int = Field(64, ge=1, description="tokens a text is cut to")
 
@@ -92,7 +151,9 @@ class LoraSettings(Group):
     alpha: float = Field(8.0, gt=0, description="LoRA alpha; the scaling is alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
     target_modules: str = Field(
-        "q_proj,v_proj", description="modules that get an adapter, separated by commas"
+        "",
+        description="modules that get an adapter, separated by commas; empty finds the query and "
+        "value projections of the architecture",
     )
 
 
@@ -103,6 +164,9 @@ class TrainSettings(Group):
     batch_size: int = Field(16, ge=1, description="samples per optimizer step")
     local_steps: int = Field(
         10, ge=1, description="optimizer steps a client takes in one federated round"
+    )
+    evaluation_batch_size: int = Field(
+        64, ge=1, description="samples scored at once, without gradients"
     )
 
 
@@ -190,6 +254,7 @@ class Settings(Group):
 
     seed: int = Field(0, ge=0, description="the one seed that decides everything")
     task: TaskSettings = TaskSettings()
+    model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.adapters import Adapter, LoraModel
+from potara_flwr.adapters import Adapter, LoraModel, device_of
 from potara_flwr.errors import EstimationError
-from potara_flwr.tasks.base import Samples, Task, num_samples
+from potara_flwr.tasks.base import Samples, Task, num_samples, take
 
 SampleGradients = dict[str, Tensor]
 """Adapter tensor name → the gradient of each sample's loss, shape (n, *shape of the tensor)."""
@@ -74,8 +74,9 @@ def per_sample_gradients(
     EstimationError
         A trained module is not linear, or does not keep the samples in its first dimension.
     """
-    samples = task.collate(samples)
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in adapter.items()}
+    device = device_of(model.module)
+    samples = task.collate(take(samples, slice(None), device))
+    leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in adapter.items()}
     owners = {model.parameters[name].rpartition(".")[0] for name in leaves}
     calls: list[tuple[str, Tensor, Tensor]] = []
     handles = []
@@ -112,7 +113,7 @@ def per_sample_gradients(
         if name := names.get(f"{owner}.bias"):
             gradient = delta.sum(1)
             gradients[name] = gradients[name] + gradient if name in gradients else gradient
-    return GradientPass(losses.detach(), {name: gradients[name] for name in adapter})
+    return GradientPass(losses.detach().cpu(), {name: gradients[name].cpu() for name in adapter})
 
 
 def diagonal_fisher(gradients: SampleGradients) -> dict[str, Tensor]:

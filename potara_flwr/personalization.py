@@ -201,19 +201,22 @@ def personalize(
     clock.lap("weight")
 
     # 5. Scores on test data, for the report only.
+    def score_of(adapter: Adapter) -> Score:
+        return evaluate(model, task, adapter, data.test, settings.train.evaluation_batch_size)
+
     @functools.cache
     def score_at(weight: float) -> Score:
-        return evaluate(model, task, merge(segment, weight, settings)[0], data.test)
+        return score_of(merge(segment, weight, settings)[0])
 
     def score(weight: Weight) -> Score:
         if isinstance(weight, Mapping):
-            return evaluate(model, task, merge(segment, weight, settings)[0], data.test)
+            return score_of(merge(segment, weight, settings)[0])
         return score_at(weight)
 
     grid = [(point, score_at(point)) for point in GRID]
     oracle, oracle_score = max(grid, key=lambda item: (item[1].accuracy, -item[1].loss))
     scores = {
-        "initial": evaluate(model, task, model.initial, data.test),
+        "initial": score_of(model.initial),
         "federated": score_at(1.0),
         "local": score_at(0.0),
         "personalized": score(chosen),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from potara_flwr.adapters import Adapter, LoraModel, save_adapter
+from potara_flwr.adapters import Adapter, LoraModel, kind_of, save_adapter
 from potara_flwr.base_models import find_model
 from potara_flwr.config import Settings
 from potara_flwr.personalization import Personalization
@@ -114,8 +114,14 @@ Base model: `{settings.task.model}`, at `{base}`.
 from peft import PeftModel
 from transformers import {auto_class}
 
-base = {auto_class}.from_pretrained({base!r})
+base = {auto_class}.from_pretrained({base!r}{_head_options(adapter)})
 model = PeftModel.from_pretrained(base, {str(folder)!r})
 ```
 """
     )
+
+
+def _head_options(adapter: Adapter) -> str:
+    """Return the options that load the base model with a head of the adapter's classes."""
+    head = [tensor for name, tensor in adapter.items() if kind_of(name) == "head"]
+    return f", num_labels={len(head[-1])}, ignore_mismatched_sizes=True" if head else ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter, LoraModel
+from potara_flwr.adapters import Adapter, LoraModel, device_of
 from potara_flwr.config import TrainSettings
 from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed
@@ -49,6 +49,16 @@ def dropout_on(model: LoraModel) -> Iterator[None]:
         model.module.eval()
 
 
+def placed(adapter: Adapter, device: torch.device) -> Adapter:
+    """Return an adapter on a device; between messages it is on the CPU."""
+    return {name: tensor.to(device) for name, tensor in adapter.items()}
+
+
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Leave the global generators of the CPU and of ``device`` as they are."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 def batches(num: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Yield the sample indices of each step: epochs in a fresh random order, run together."""
     generator = torch.Generator().manual_seed(seed)
@@ -85,17 +95,20 @@ def train(
     TrainingError
         The loss is not finite; names ``who`` and the step.
     """
-    trained = {name: tensor.clone().requires_grad_() for name, tensor in adapter.items()}
+    device = device_of(model.module)
+    trained = {
+        name: tensor.to(device, copy=True).requires_grad_() for name, tensor in adapter.items()
+    }
     optimizer = torch.optim.AdamW(
         trained.values(), lr=settings.learning_rate, weight_decay=0.0, foreach=True
     )
     total = 0.0
-    with torch.random.fork_rng(devices=[]), dropout_on(model):
+    with fork_rng(device), dropout_on(model):
         torch.manual_seed(derive_seed(seed, "dropout"))
         for step, indices in enumerate(
             batches(num_samples(samples), settings.batch_size, steps, seed), start=1
         ):
-            batch = task.collate(take(samples, indices))
+            batch = task.collate(take(samples, indices, device))
             loss = task.losses(model(trained, batch), batch).mean()
             value = loss.item()
             if not math.isfinite(value):
@@ -107,27 +120,45 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-    return {name: tensor.detach() for name, tensor in trained.items()}, total / max(steps, 1)
+    result = {name: tensor.detach().cpu() for name, tensor in trained.items()}
+    return result, total / max(steps, 1)
 
 
 @torch.no_grad()
 def sample_losses(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
     """Return the loss of each sample, shape (n,), float64."""
-    batches = (
-        task.collate(take(samples, slice(start, start + EVALUATION_BATCH)))
-        for start in range(0, num_samples(samples), EVALUATION_BATCH)
-    )
-    return torch.cat([task.losses(model(adapter, batch), batch).double() for batch in batches])
+    device = device_of(model.module)
+    adapter = placed(adapter, device)
+    losses = [
+        task.losses(model(adapter, batch), batch).double()
+        for batch in evaluation_batches(task, samples, EVALUATION_BATCH, device)
+    ]
+    return torch.cat(losses).cpu()
 
 
 @torch.no_grad()
-def evaluate(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> Score:
+def evaluate(
+    model: LoraModel,
+    task: Task,
+    adapter: Adapter,
+    samples: Samples,
+    batch_size: int = EVALUATION_BATCH,
+) -> Score:
     """Return the mean loss and accuracy of ``adapter`` on ``samples``."""
+    device = device_of(model.module)
+    adapter = placed(adapter, device)
     loss, correct = 0.0, 0.0
-    num = num_samples(samples)
-    for start in range(0, num, EVALUATION_BATCH):
-        batch = task.collate(take(samples, slice(start, start + EVALUATION_BATCH)))
+    for batch in evaluation_batches(task, samples, batch_size, device):
         logits = model(adapter, batch)
         loss += task.losses(logits, batch).double().sum().item()
         correct += task.correct(logits, batch).double().sum().item()
+    num = num_samples(samples)
     return Score(loss / num, correct / num, num)
+
+
+def evaluation_batches(
+    task: Task, samples: Samples, batch_size: int, device: torch.device
+) -> Iterator[Samples]:
+    """Yield the samples in batches, in their order."""
+    for start in range(0, num_samples(samples), batch_size):
+        yield task.collate(take(samples, slice(start, start + batch_size), device))

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 from potara_flwr.adapters import LoraModel
+from potara_flwr.base_models import find_device
 from potara_flwr.config import RunSettings, Settings
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import ClientData
@@ -23,8 +24,24 @@ class Workbench:
     @functools.cached_property
     def model(self) -> LoraModel:
         """The base model with room for an adapter."""
-        base = self.task.load_base_model(self.settings)
-        return LoraModel(base, self.settings.lora, self.task.head_modules, self.settings.seed)
+        settings = self.settings
+        base = self.task.load_base_model(settings)
+        # What is spread over several GPUs, or quantized, is where it belongs already.
+        placed = settings.model.device_map or settings.model.quantize != "none"
+        device = None if placed else find_device(settings.model)
+        model = LoraModel(base, settings.lora, self.task.head_modules, settings.seed, device)
+        if settings.model.gradient_checkpointing:
+            model.checkpoint_gradients()
+        return model
+
+    def model_for(self, client: int) -> LoraModel:
+        """Return the base model with the initial adapter of one client, whose head has the classes
+        of its own data where ``task.head`` is ``local``.
+        """
+        num_classes = self.client(client).num_classes
+        if self.settings.task.head == "shared" or not num_classes:
+            return self.model
+        return self.model.with_classes(num_classes, self.settings.seed)
 
     def client(self, client: int) -> ClientData:
         """Return the samples of a client."""

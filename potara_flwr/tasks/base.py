@@ -29,6 +29,8 @@ class ClientData:
     test: Samples
     held_out: bool
     """Whether the calibration samples are apart from the training samples."""
+    num_classes: int = 0
+    """Classes of the client's data, which a head of its own has; 0 where there is no such head."""
 
     @property
     def train_and_calibration(self) -> Samples:
@@ -41,8 +43,10 @@ class Task(Protocol):
 
     auto_class: str
     """The transformers class that loads the base model, for the model cards."""
-    head_modules: tuple[str, ...]
-    """Names of the modules trained in full next to the LoRA factors (the task head)."""
+    head_modules: tuple[str, ...] | None
+    """Names of the modules trained in full next to the LoRA factors (the task head); None is all
+    that stand next to the pretrained part of the base model.
+    """
 
     def load_base_model(self, settings: Settings) -> nn.Module:
         """Load the frozen pretrained model."""
@@ -65,9 +69,17 @@ def num_samples(samples: Samples) -> int:
     return len(samples["labels"])
 
 
-def take(samples: Samples, indices: Tensor | slice) -> Samples:
-    """Return the samples at ``indices``, in that order."""
-    return {name: tensor[indices] for name, tensor in samples.items()}
+def take(samples: Samples, indices: Tensor | slice, device: torch.device | None = None) -> Samples:
+    """Return the samples at ``indices``, in that order, on ``device`` if one is given."""
+    return {name: tensor[indices].to(device or tensor.device) for name, tensor in samples.items()}
+
+
+def by_length(samples: Samples) -> Samples:
+    """Return tokenized samples sorted by length, so that a batch of them has little padding.
+
+    Training shuffles anyway; evaluation takes them as they come.
+    """
+    return take(samples, samples["attention_mask"].sum(1).argsort(stable=True))
 
 
 def join(first: Samples, second: Samples) -> Samples:
@@ -83,7 +95,11 @@ def join(first: Samples, second: Samples) -> Samples:
 
 
 def split_client(
-    settings: Settings, client: int, size: int, tested: Tensor | None = None
+    settings: Settings,
+    client: int,
+    size: int,
+    tested: Tensor | None = None,
+    where: str = "",
 ) -> dict[str, Tensor]:
     """Split the positions 0 … size − 1 of one client into train, calibration and test.
 
@@ -95,12 +111,15 @@ def split_client(
     ----------
     tested : Tensor, optional
         True where the data set itself keeps a sample for testing, shape (size,).
+    where : str
+        The data set in words, for the error message.
 
     Raises
     ------
     SettingsError
         The client has no test data, too few calibration samples or no training data.
     """
+    who = f"client {client} ({where})" if where else f"client {client}"
     rng = np.random.default_rng(derive_seed(settings.seed, "split", client))
     order = torch.from_numpy(rng.permutation(size))
     if tested is None:
@@ -112,13 +131,13 @@ def split_client(
     rest = size - num_test
     if num_test == 0:
         raise SettingsError(
-            f"client {client} has no test data: of its {size} samples none is for testing; raise "
+            f"{who} has no test data: of its {size} samples none is for testing; raise "
             "data.test-fraction or data.alpha, or lower data.num-clients"
         )
     held_out = settings.calibration.source == "held-out"
     if num_calibration > rest - held_out:
         raise SettingsError(
-            f"calibration.samples is {num_calibration}, more than client {client} has: of its "
+            f"calibration.samples is {num_calibration}, more than {who} has: of its "
             f"{size} samples {num_test} are for testing, which leaves {rest}"
             f"{' for calibration and training' if held_out else ' for training'}; lower "
             "calibration.samples or data.num-clients, or raise data.alpha"
@@ -132,7 +151,7 @@ def split_client(
         if num_calibration > len(train):
             raise SettingsError(
                 f"calibration.samples is {num_calibration}, more than the {len(train)} training "
-                f"samples of client {client}; lower it or raise data.train-samples"
+                f"samples of {who}; lower it or raise data.train-samples"
             )
         calibration = train[:num_calibration]
     return {"train": train, "calibration": calibration, "test": test}

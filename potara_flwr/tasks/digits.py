@@ -11,18 +11,17 @@ import functools
 import importlib.util
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pandas as pd
 import torch
-from flwr_datasets.partitioner import DirichletPartitioner
 from torch import Tensor, nn
 
 from potara_flwr.base_models import load_image_classifier
-from potara_flwr.config import Settings
+from potara_flwr.config import DataSettings, Settings
+from potara_flwr.data.partition import partition
 from potara_flwr.errors import SettingsError
-from potara_flwr.seeds import derive_seed
-from potara_flwr.tasks.base import ClientData, Samples, split_client, take
+from potara_flwr.tasks.base import ClientData, split_client, take
+from potara_flwr.tasks.classification import Classification
 
 NUM_PRETRAINING = 2000
 MEAN, STD = 0.1307, 0.3081  # of the MNIST training images, in [0, 1]
@@ -53,48 +52,28 @@ def rotation(settings: Settings, client: int) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _partition(seed: int, num_clients: int, alpha: float) -> list[Tensor]:
-    """Return each client's image indices: a Dirichlet label skew over the clients' images."""
-    _, indices = split_images()
-    labels = load_images()[1][indices]
-    partitioner = DirichletPartitioner(
-        num_partitions=num_clients,
-        partition_by="label",
-        alpha=alpha,
-        min_partition_size=1,
-        self_balancing=True,
-        shuffle=True,
-        seed=derive_seed(seed, "partition") % 2**32,
-    )
-    partitioner.dataset = datasets.Dataset.from_dict(
-        {"index": indices.tolist(), "label": labels.tolist()}
-    )
-    try:
-        return [
-            torch.tensor(partitioner.load_partition(client)["index"])
-            for client in range(num_clients)
-        ]
-    except ValueError as error:
+def _partition(data: DataSettings, seed: int) -> list[Tensor]:
+    """Return the positions of each client's images among those for clients."""
+    if data.partition == "natural" or data.partition_column:
         raise SettingsError(
-            f"no Dirichlet partition with data.alpha={alpha} gives each of {num_clients} clients "
-            f"a sample: raise data.alpha or lower data.num-clients ({error})"
-        ) from None
+            "task.name=digits has no columns: choose another data.partition than natural, and "
+            "leave data.partition-column empty"
+        )
+    return partition(data, seed, load_images()[1][split_images()[1]].numpy())
 
 
-class Digits:
+class Digits(Classification):
     """Ten-class image classification; every client sees its own rotation of the digits."""
 
     auto_class = "AutoModelForImageClassification"
-    head_modules: tuple[str, ...] = ("classifier",)
 
     def load_base_model(self, settings: Settings) -> nn.Module:
         """Load the vision transformer with its ten-class head."""
-        return load_image_classifier(settings.task.model, num_labels=10)
+        return load_image_classifier(settings, num_classes=10)
 
     def load_client(self, settings: Settings, client: int) -> ClientData:
         """Load the images of one client, rotated and normalized, shape (n, 1, 28, 28)."""
-        data = settings.data
-        indices = _partition(settings.seed, data.num_clients, data.alpha)[client]
+        indices = split_images()[1][_partition(settings.data, settings.seed)[client]]
         images, labels = load_images()
         samples = {
             "pixel_values": torch.rot90(
@@ -107,16 +86,5 @@ class Digits:
             client,
             **{part: take(samples, at) for part, at in split.items()},
             held_out=settings.calibration.source == "held-out",
+            num_classes=10,
         )
-
-    def collate(self, samples: Samples) -> Samples:
-        """Return the images as they are."""
-        return samples
-
-    def losses(self, logits: Tensor, samples: Samples) -> Tensor:
-        """Return the cross-entropy of each image in nats, shape (n,)."""
-        return nn.functional.cross_entropy(logits, samples["labels"], reduction="none")
-
-    def correct(self, logits: Tensor, samples: Samples) -> Tensor:
-        """Return 1.0 for each image whose most likely class is its label, shape (n,)."""
-        return (logits.argmax(-1) == samples["labels"]).float()

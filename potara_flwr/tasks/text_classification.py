@@ -1,128 +1,50 @@
-"""Classes of short texts, from a data file with a column of texts and one of labels.
-
-Clients are shares of the data's own domains, where a column names them, or a Dirichlet label skew.
-"""
+"""Classes of texts or of pairs of texts, from any data set with columns of texts and of labels."""
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import datasets
-import numpy as np
-import torch
-from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, NaturalIdPartitioner
+from datasets.fingerprint import Hasher
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from potara_flwr.base_models import load_text_classifier, load_tokenizer
-from potara_flwr.config import DataSettings, Settings
+from potara_flwr.base_models import load_config, load_text_classifier, load_tokenizer
+from potara_flwr.config import Settings
+from potara_flwr.data.clients import Source, client_rows, num_classes
+from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.errors import SettingsError
-from potara_flwr.seeds import derive_seed
-from potara_flwr.tasks.base import ClientData, Samples, split_client, take
-
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+from potara_flwr.tasks.base import ClientData, Samples, by_length
+from potara_flwr.tasks.classification import Classification, client_data
 
 
-@functools.lru_cache(maxsize=1)
-def load_table(data: DataSettings) -> datasets.Dataset:
-    """Load the data file, with the columns that the settings name.
-
-    Raises
-    ------
-    SettingsError
-        The file cannot be read, or a column is missing or of the wrong kind; names both.
-    """
-    path = Path(data.path).expanduser()
-    if path.suffix not in FORMATS:
-        raise SettingsError(
-            f"data.path is {data.path!r}; task.name=text-classification needs a file that ends in "
-            f"{', '.join(FORMATS)}"
-        )
-    if not path.is_file():
-        raise SettingsError(f"data.path: there is no file {path}")
-    datasets.disable_progress_bars()
-    try:
-        table = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SettingsError(f"data.path: {path} cannot be read: {reason}") from None
-    columns = {
-        "data.text-column": data.text_column,
-        "data.label-column": data.label_column,
-        "data.split-column": data.split_column,
-        "data.domain-column": data.domain_column,
-    }
-    for setting, column in columns.items():
-        if column and column not in table.column_names:
-            raise SettingsError(
-                f"{setting} is {column!r}, but {path.name} has the columns "
-                f"{', '.join(table.column_names)}"
-            )
-    labels = np.asarray(table[data.label_column])
-    if labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise SettingsError(
-            f"data.label-column: the labels of {path.name} must be whole numbers from 0"
-        )
-    return table
+@functools.lru_cache(maxsize=4)
+def tokenizer_of(model: str) -> tuple[PreTrainedTokenizerBase, str]:
+    """Return the tokenizer of a model and a hash of all that decides its tokens."""
+    tokenizer = load_tokenizer(model)
+    # Before its first use, which leaves traces in it.
+    version = Hasher.hash([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer)])
+    return tokenizer, version
 
 
-@functools.lru_cache(maxsize=1)
-def _partition(data: DataSettings, seed: int) -> list[datasets.Dataset]:
-    """Return each client's rows."""
-    table = load_table(data).shuffle(seed=derive_seed(seed, "partition") % 2**32)
-    if not data.domain_column:
-        dirichlet = DirichletPartitioner(
-            num_partitions=data.num_clients,
-            partition_by=data.label_column,
-            alpha=data.alpha,
-            min_partition_size=1,
-            seed=derive_seed(seed, "partition") % 2**32,
-        )
-        dirichlet.dataset = table
-        return [dirichlet.load_partition(client) for client in range(data.num_clients)]
-    by_domain = NaturalIdPartitioner(partition_by=data.domain_column)
-    by_domain.dataset = table
-    domains = list(range(by_domain.num_partitions))  # reads the data, so that names are known
-    domains.sort(key=by_domain.partition_id_to_natural_id.__getitem__)
-    clients: list[datasets.Dataset] = []
-    for client in range(data.num_clients):
-        domain = client % len(domains)
-        holders = len(range(domain, data.num_clients, len(domains)))
-        shares = IidPartitioner(num_partitions=holders)
-        shares.dataset = by_domain.load_partition(domains[domain])
-        clients.append(shares.load_partition(client // len(domains)))
-    return clients
-
-
-class TextClassification:
-    """Classification of texts by an encoder with a task head."""
+class TextClassification(Classification):
+    """Classification of texts by any model with a head for it."""
 
     auto_class = "AutoModelForSequenceClassification"
-    head_modules: tuple[str, ...] = ("classifier",)
 
     def load_base_model(self, settings: Settings) -> nn.Module:
-        """Load the encoder, with a head of as many classes as the data has."""
-        num_labels = int(max(load_table(settings.data)[settings.data.label_column])) + 1
-        return load_text_classifier(settings.task.model, num_labels, settings.seed)
+        """Load the model, with a head of as many classes as the data has."""
+        return load_text_classifier(settings, num_classes(settings, "text"))
 
     def load_client(self, settings: Settings, client: int) -> ClientData:
         """Load and tokenize the texts of one client: token ids and attention mask, (n, tokens)."""
-        data = settings.data
-        rows = _partition(data, settings.seed)[client]
-        tested = None
-        if data.split_column:
-            tested = torch.tensor([word == "test" for word in rows[data.split_column]])
-        split = split_client(settings, client, len(rows), tested)
-        texts = np.asarray(rows[data.text_column], dtype=object)
-        labels = torch.tensor(rows[data.label_column])
-        return ClientData(
-            client,
-            **{
-                part: self._samples(settings, texts[at.numpy()].tolist(), labels[at])
-                for part, at in split.items()
-            },
-            held_out=settings.calibration.source == "held-out",
-        )
+        held = client_rows(settings, client, "text")
+
+        def prepare(rows: datasets.Dataset, positions: Tensor, labels: Tensor) -> Samples:
+            samples = text_samples(rows, positions, held.source, settings, client)
+            return by_length({**samples, "labels": labels})
+
+        return client_data(settings, client, held, prepare)
 
     def collate(self, samples: Samples) -> Samples:
         """Cut the columns that are padding for every text of the batch."""
@@ -132,25 +54,48 @@ class TextClassification:
             for name, tensor in samples.items()
         }
 
-    def losses(self, logits: Tensor, samples: Samples) -> Tensor:
-        """Return the cross-entropy of each text in nats, shape (n,)."""
-        return nn.functional.cross_entropy(logits, samples["labels"], reduction="none")
 
-    def correct(self, logits: Tensor, samples: Samples) -> Tensor:
-        """Return 1.0 for each text whose most likely class is its label, shape (n,)."""
-        return (logits.argmax(-1) == samples["labels"]).float()
+def text_samples(
+    rows: datasets.Dataset, positions: Tensor, source: Source, settings: Settings, client: int
+) -> Samples:
+    """Tokenize texts, padded on the right to the longest.
 
-    def _samples(self, settings: Settings, texts: list[str], labels: Tensor) -> Samples:
-        tokenizer = load_tokenizer(settings.task.model)
-        tokenizer.padding_side = "right"
-        encoded = tokenizer(
-            texts,
-            truncation=True,
-            max_length=settings.data.max_tokens,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
+    Raises
+    ------
+    SettingsError
+        A text is empty or no text, or longer than the model takes; names source, column and client.
+    """
+    name = settings.task.model
+    tokenizer, version = tokenizer_of(name)
+    columns = [column for _, column in source.contents]
+    for setting, column in source.contents:
+        for position, text in zip(positions.tolist(), rows[column], strict=True):
+            if not isinstance(text, str) or not text.strip():
+                raise SettingsError(
+                    f"{setting}: {source.where}, column {column!r}: row {position}, of client "
+                    f"{client}, is {'no text' if text else 'empty'}; remove it from the data"
+                )
+    max_tokens = min(settings.data.max_tokens, tokenizer.model_max_length)
+
+    def tokenized(texts: Columns) -> Columns:
+        return dict(
+            tokenizer(
+                *(texts[column] for column in columns),
+                truncation=True,
+                max_length=max_tokens,
+                # Only pairs have a second segment that a model could tell from the first.
+                return_token_type_ids=len(columns) > 1
+                and "token_type_ids" in tokenizer.model_input_names,
+            )
         )
-        # By length, so that a batch of them has little padding; training shuffles anyway.
-        order = encoded["attention_mask"].sum(1).argsort(stable=True)
-        return take({**encoded, "labels": labels}, order)
+
+    encoded = prepare_rows(rows, tokenized, columns, max_tokens, version)
+    samples: Samples = dict(tokenizer.pad(encoded[:], padding=True, return_tensors="pt"))
+    longest = samples["input_ids"].shape[1]
+    limit = getattr(load_config(name), "max_position_embeddings", None) or longest
+    if longest > limit:
+        raise SettingsError(
+            f"data.max-tokens is {settings.data.max_tokens}, and client {client} has a text of "
+            f"{longest} tokens, but task.model {name!r} takes {limit}"
+        )
+    return samples

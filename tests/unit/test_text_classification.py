@@ -76,11 +76,11 @@ def settings_of(tiny_bert, tmp_path):
                 "task.model": str(tiny_bert),
                 "data.path": str(tmp_path / "data.parquet"),
                 "data.split-column": "split",
-                "data.domain-column": "domain",
+                "data.partition": "natural",
+                "data.partition-column": "domain",
                 "data.num-clients": 4,
                 "data.train-samples": 20,
                 "calibration.samples": 6,
-                "lora.target-modules": "query,value",
                 **(overrides or {}),
             }
         )
@@ -109,8 +109,8 @@ def test_a_client_holds_a_share_of_one_domain_and_tests_on_the_test_rows(setting
 
 
 def test_without_domains_labels_are_skewed(settings_of):
-    overrides = {"data.domain-column": "", "data.split-column": "", "data.alpha": 0.5,
-                 "data.train-samples": 0}  # fmt: skip
+    overrides = {"data.partition": "dirichlet", "data.partition-column": "", "data.alpha": 0.5,
+                 "data.split-column": "", "data.train-samples": 0}  # fmt: skip
     task = TextClassification()
     counts = [
         torch.bincount(task.load_client(settings_of(overrides), k).train["labels"], minlength=3)
@@ -159,11 +159,13 @@ def test_padding_changes_no_loss_and_no_gradient(settings_of):
     ("overrides", "words"),
     [
         ({"data.path": "nowhere.parquet"}, "there is no file"),
-        ({"data.path": "data.xlsx"}, "ends in .parquet, .csv, .json, .jsonl"),
+        ({"data.path": "no/such-data"}, "data.path: no/such-data, split train cannot be read"),
         ({"data.text-column": "words"}, "data.text-column is 'words', but data.parquet has the"),
-        ({"data.label-column": "text"}, "must be whole numbers"),
+        ({"data.split-column": "part"}, "data.split-column is 'part', but data.parquet has the"),
+        ({"data.partition-column": "user"}, "data.partition-column is 'user', but data.parquet"),
+        ({"data.partition-column": ""}, "which needs data.partition-column"),
         ({"task.model": "no/such"}, "task.model is 'no/such', which is not a readable"),
-        ({"calibration.samples": 500}, "calibration.samples is 500, more than client 0"),
+        ({"calibration.samples": 500}, "more than client 0 (data.parquet) has"),
     ],
 )
 def test_bad_data_is_one_clear_line(settings_of, overrides, words):

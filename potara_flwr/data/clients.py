@@ -1,0 +1,222 @@
+"""The rows of each client: sources, labels and partition put together.
+
+Where ``data.path`` (and what goes with it) names several sources, client k holds a share of the
+k-th, in turn, and those who share one partition it among themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from potara_flwr.config import DataSettings, Settings
+from potara_flwr.data.labels import classes_of, encode, label_values
+from potara_flwr.data.partition import partition
+from potara_flwr.data.sources import check_columns, describe, load_table
+from potara_flwr.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set, and the columns that the settings name in it."""
+
+    path: str
+    name: str
+    train_split: str
+    test_split: str
+    label_column: str
+    contents: tuple[tuple[str, str], ...]
+    """Setting → column of what is classified: an image, or one or two texts."""
+
+    @property
+    def where(self) -> str:
+        """The data set in words, for error messages."""
+        return describe(self.path, self.name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a source; those of the training split first."""
+
+    rows: datasets.Dataset
+    """The columns of the contents."""
+    labels: np.ndarray
+    """Class numbers, shape (n,)."""
+    num_classes: int
+    keys: np.ndarray
+    """What the rows are partitioned by, shape (n,)."""
+    tested: np.ndarray | None
+    """True where the data itself keeps a row for testing, shape (n,)."""
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """One client's rows, in an order that the seed decides."""
+
+    source: Source
+    positions: Tensor
+    """Of the client's rows in the source, shape (n,)."""
+    rows: datasets.Dataset
+    labels: Tensor
+    num_classes: int
+    tested: Tensor | None
+
+
+def num_sources(data: DataSettings) -> int:
+    """Return the number of data sources that ``data.path`` names."""
+    return len(_listed(data.path))
+
+
+def source_of(data: DataSettings, client: int, content: str) -> Source:
+    """Return the source whose rows a client holds a share of.
+
+    Parameters
+    ----------
+    content : str
+        ``image`` or ``text``: which column setting names what is classified.
+
+    Raises
+    ------
+    SettingsError
+        A setting names several values, but not one for each source.
+    """
+    number = client % num_sources(data)
+
+    def chosen(key: str) -> str:
+        values = _listed(getattr(data, key))
+        if len(values) not in (1, num_sources(data)):
+            raise SettingsError(
+                f"data.{key.replace('_', '-')} names {len(values)} values for "
+                f"{num_sources(data)} data sources; name one for each, or one for all"
+            )
+        return values[number if len(values) > 1 else 0]
+
+    setting = f"data.{content}-column"
+    columns = [column.strip() for column in chosen(f"{content}_column").split("+")]
+    return Source(
+        path=chosen("path"),
+        name=chosen("name"),
+        train_split=chosen("train_split"),
+        test_split=chosen("test_split"),
+        label_column=chosen("label_column"),
+        contents=tuple((setting, column) for column in columns),
+    )
+
+
+def num_classes(settings: Settings, content: str) -> int:
+    """Return the number of classes of the head that all clients start from.
+
+    Raises
+    ------
+    SettingsError
+        The head is shared, but the data sources have not equally many classes.
+    """
+    data = settings.data
+    sources = [source_of(data, number, content) for number in range(num_sources(data))]
+    if settings.task.head == "local":
+        sources = sources[:1]
+    numbers = {source.where: load_source(source, data).num_classes for source in sources}
+    if len(set(numbers.values())) > 1:
+        words = ", ".join(f"{where} has {number}" for where, number in numbers.items())
+        raise SettingsError(
+            f"task.head is shared, which needs equally many classes in every data source, but "
+            f"{words}; choose task.head=local"
+        )
+    return next(iter(numbers.values()))
+
+
+def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
+    """Return the rows that a client holds.
+
+    Raises
+    ------
+    SettingsError
+        The source cannot be read, a column is missing, a label is unknown, or there are too few
+        rows; names source and column.
+    """
+    data = settings.data
+    source = source_of(data, client, content)
+    table = load_source(source, data)
+    number, member = client % num_sources(data), client // num_sources(data)
+    members = len(range(number, data.num_clients, num_sources(data)))
+    positions = _partition(source, data, settings.seed, members)[member]
+    at = positions.numpy()
+    return ClientRows(
+        source=source,
+        positions=positions,
+        rows=table.rows.select(at),
+        labels=torch.from_numpy(table.labels[at]),
+        num_classes=table.num_classes,
+        tested=None if table.tested is None else torch.from_numpy(table.tested[at]),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def load_source(source: Source, data: DataSettings) -> Table:
+    """Load a source with its labels as class numbers.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be read, lacks a column, or has a label that cannot be used.
+    """
+    if data.split_column and source.test_split:
+        raise SettingsError("data.split-column and data.test-split are both given; empty one")
+    if data.partition == "natural" and not data.partition_column:
+        raise SettingsError("data.partition is natural, which needs data.partition-column")
+    splits = [split for split in (source.train_split, source.test_split) if split]
+    parts = [load_table(source.path, source.name, split) for split in splits]
+    words = [describe(source.path, source.name, split) for split in splits]
+    for part, where in zip(parts, words, strict=True):
+        for setting, column in (
+            *source.contents,
+            ("data.label-column", source.label_column),
+            ("data.split-column", data.split_column),
+            ("data.partition-column", data.partition_column),
+        ):
+            check_columns(part, {setting: column}, where)
+    tested = None
+    if source.test_split:
+        tested = np.arange(sum(map(len, parts))) >= len(parts[0])
+    elif data.split_column:
+        tested = np.array([word == "test" for word in parts[0][data.split_column]])
+    labels, number = _labels(parts, words, source.label_column, tested)
+    keys = labels
+    if data.partition_column:
+        values = [value for part in parts for value in part[data.partition_column]]
+        keys = np.unique(np.array(values), return_inverse=True)[1]
+    columns = [column for _, column in source.contents]
+    rows = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+    return Table(rows, labels, number, keys, tested)
+
+
+def _labels(
+    parts: list[datasets.Dataset], words: list[str], column: str, tested: np.ndarray | None
+) -> tuple[np.ndarray, int]:
+    """Return the class numbers of all parts and the number of classes of the training samples."""
+    values = [label_values(part, column, where) for part, where in zip(parts, words, strict=True)]
+    known = values[0]
+    if len(parts) == 1 and tested is not None:
+        known = [value for value, test in zip(known, tested, strict=True) if not test]
+        if not known:
+            raise SettingsError(f"data.split-column: {words[0]} has no training samples")
+    classes = classes_of(parts[0].features[column], known)
+    codes = [
+        encode(part, classes, column, where) for part, where in zip(values, words, strict=True)
+    ]
+    return np.concatenate(codes), len(classes)
+
+
+@functools.lru_cache(maxsize=16)
+def _partition(source: Source, data: DataSettings, seed: int, members: int) -> list[Tensor]:
+    return partition(data, seed, load_source(source, data).keys, members)
+
+
+def _listed(text: str) -> list[str]:
+    """Return the values of a setting that may name several, separated by commas."""
+    return [value.strip() for value in text.split(",")]

@@ -1,0 +1,77 @@
+"""Labels as class numbers, whatever the data has: classes by name, words, or whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+
+from potara_flwr.errors import SettingsError
+
+
+def label_values(table: datasets.Dataset, column: str, where: str) -> list[Any]:
+    """Return the labels of a table: names, words, or whole numbers from 0.
+
+    Raises
+    ------
+    SettingsError
+        A label is missing, or is neither a word nor a whole number from 0; names source and row.
+    """
+    feature = table.features[column]
+    values: list[Any] = table[column][:]
+    named = isinstance(feature, datasets.ClassLabel)
+    at = f"data.label-column: {where}, column {column!r}: row"
+    for row, value in enumerate(values):
+        if value is None or value == "" or value != value or (named and value == -1):
+            raise SettingsError(f"{at} {row} has no label")
+        if not isinstance(value, str) and (value != int(value) or value < 0):
+            raise SettingsError(
+                f"{at} {row} is labelled {value!r}; labels must be words or whole numbers from 0"
+            )
+    if named:
+        return [feature.int2str(value) for value in values]
+    return [value if isinstance(value, str) else int(value) for value in values]
+
+
+def classes_of(feature: Any, values: Sequence[str | int]) -> Sequence[str | int]:
+    """Return the classes in the order of their numbers.
+
+    Classes that the data set names (``ClassLabel``) keep their order, words are sorted, and whole
+    numbers are 0 … the largest.
+
+    Parameters
+    ----------
+    feature : Feature
+        The type of the column.
+    values : sequence
+        The labels of the training samples, from :func:`label_values`.
+    """
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    if isinstance(values[0], str):
+        return sorted(set(values))
+    return list(range(int(max(values)) + 1))
+
+
+def encode(
+    values: Sequence[str | int], classes: Sequence[str | int], column: str, where: str
+) -> np.ndarray:
+    """Return the class number of each label, int64, shape (n,).
+
+    Raises
+    ------
+    SettingsError
+        A label is none of the classes, which are those of the training samples.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    for row, value in enumerate(values):
+        if value not in numbers:
+            known = ", ".join(str(name) for name in classes[:10])
+            raise SettingsError(
+                f"data.label-column: {where}, column {column!r}: row {row} has the label "
+                f"{value!r}, which no training sample has; known are {known}"
+                f"{', …' if len(classes) > 10 else ''}"
+            )
+    return np.array([numbers[value] for value in values], dtype=np.int64)

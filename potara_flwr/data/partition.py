@@ -1,0 +1,113 @@
+"""Whose samples are whose: the partitioners of flwr-datasets behind one setting.
+
+They only see an index and a key for each sample (its label, or its domain), never the sample
+itself: partitioning a data set of images opens no image.
+"""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import torch
+from flwr_datasets.partitioner import (
+    DirichletPartitioner,
+    IidPartitioner,
+    LinearPartitioner,
+    NaturalIdPartitioner,
+    Partitioner,
+    PathologicalPartitioner,
+)
+from torch import Tensor
+
+from potara_flwr.config import DataSettings
+from potara_flwr.errors import SettingsError
+from potara_flwr.seeds import derive_seed
+
+
+def partition(
+    data: DataSettings, seed: int, keys: np.ndarray, num_clients: int | None = None
+) -> list[Tensor]:
+    """Return the positions of each client's samples, by ``data.partition``.
+
+    Parameters
+    ----------
+    keys : ndarray
+        What the samples are partitioned by, whole numbers, shape (n,).
+    num_clients : int, optional
+        Clients that share the samples; by default all.
+
+    Raises
+    ------
+    SettingsError
+        There are too few samples, or no such partition gives every client one.
+    """
+    clients = num_clients or data.num_clients
+    if len(keys) < clients:
+        raise SettingsError(f"{clients} clients share {len(keys)} samples; lower data.num-clients")
+    seed = derive_seed(seed, "partition") % 2**32
+    table = datasets.Dataset.from_dict({"index": np.arange(len(keys)), "key": keys})
+    if data.partition == "natural":
+        return _natural(table.shuffle(seed=seed), clients)
+    partitioner: Partitioner
+    if data.partition == "dirichlet":
+        partitioner = DirichletPartitioner(
+            num_partitions=clients,
+            partition_by="key",
+            alpha=data.alpha,
+            min_partition_size=1,
+            self_balancing=True,
+            seed=seed,
+        )
+        remedy = f"with data.alpha={data.alpha}: raise data.alpha or lower data.num-clients"
+    elif data.partition == "pathological":
+        partitioner = PathologicalPartitioner(
+            num_partitions=clients,
+            partition_by="key",
+            num_classes_per_partition=data.classes_per_client,
+            class_assignment_mode="first-deterministic",
+            seed=seed,
+        )
+        remedy = (
+            f"with data.classes-per-client={data.classes_per_client}: lower it or data.num-clients"
+        )
+    else:
+        # These two cut the samples as they come.
+        table = table.shuffle(seed=seed)
+        kind = IidPartitioner if data.partition == "iid" else LinearPartitioner
+        partitioner, remedy = kind(num_partitions=clients), "lower data.num-clients"
+    partitioner.dataset = table
+    try:
+        return _positions(partitioner, clients)
+    except ValueError as error:
+        raise SettingsError(
+            f"no {data.partition} partition gives each of {clients} clients a sample {remedy} "
+            f"({error})"
+        ) from None
+
+
+def _natural(table: datasets.Dataset, clients: int) -> list[Tensor]:
+    """Give client k a share of the k-th key, in turn; those who share one share it IID."""
+    by_key = NaturalIdPartitioner(partition_by="key")
+    by_key.dataset = table
+    keys = list(range(by_key.num_partitions))  # reads the data, so that the keys are known
+    keys.sort(key=by_key.partition_id_to_natural_id.__getitem__)
+    positions: list[Tensor] = []
+    for client in range(clients):
+        key = client % len(keys)
+        holders = len(range(key, clients, len(keys)))
+        held = by_key.load_partition(keys[key])
+        if len(held) < holders:
+            raise SettingsError(
+                f"{holders} clients share the {len(held)} samples of one value of "
+                "data.partition-column; lower data.num-clients"
+            )
+        shares = IidPartitioner(num_partitions=holders)
+        shares.dataset = held
+        positions.append(torch.tensor(shares.load_partition(client // len(keys))["index"][:]))
+    return positions
+
+
+def _positions(partitioner: Partitioner, clients: int) -> list[Tensor]:
+    return [
+        torch.tensor(partitioner.load_partition(client)["index"][:]) for client in range(clients)
+    ]

@@ -1,0 +1,56 @@
+"""What the tasks with one class a sample share: the head, the loss and the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import datasets
+from torch import Tensor, nn
+
+from potara_flwr.config import Settings
+from potara_flwr.data.clients import ClientRows
+from potara_flwr.tasks.base import ClientData, Samples, split_client
+
+
+class Classification:
+    """Cross-entropy and accuracy of a head that is trained in full next to the LoRA factors."""
+
+    head_modules: tuple[str, ...] | None = None
+
+    def collate(self, samples: Samples) -> Samples:
+        """Return the samples as they are."""
+        return samples
+
+    def losses(self, logits: Tensor, samples: Samples) -> Tensor:
+        """Return the cross-entropy of each sample in nats, shape (n,)."""
+        return nn.functional.cross_entropy(logits, samples["labels"], reduction="none")
+
+    def correct(self, logits: Tensor, samples: Samples) -> Tensor:
+        """Return 1.0 for each sample whose most likely class is its label, shape (n,)."""
+        return (logits.argmax(-1) == samples["labels"]).float()
+
+
+def client_data(
+    settings: Settings,
+    client: int,
+    held: ClientRows,
+    prepare: Callable[[datasets.Dataset, Tensor, Tensor], Samples],
+) -> ClientData:
+    """Split a client's rows and prepare each part of them.
+
+    Parameters
+    ----------
+    prepare : function
+        From rows, their positions in the source and their labels to the samples.
+    """
+    split = split_client(settings, client, len(held.rows), held.tested, held.source.where)
+    parts = {
+        part: prepare(held.rows.select(at.numpy()), held.positions[at], held.labels[at])
+        for part, at in split.items()
+    }
+    return ClientData(
+        client,
+        **parts,
+        held_out=settings.calibration.source == "held-out",
+        num_classes=held.num_classes,
+    )

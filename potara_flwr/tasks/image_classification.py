@@ -1,0 +1,116 @@
+"""Classes of images, from any data set with a column of images and one of labels.
+
+Images are resized and cropped once by the model's own image processor and kept as bytes, a quarter
+of the memory of what the model takes; a batch is scaled and normalized when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potara_flwr.base_models import load_config, load_image_classifier, load_image_processor
+from potara_flwr.config import Settings
+from potara_flwr.data.clients import Source, client_rows, num_classes
+from potara_flwr.data.prepared import Columns, prepare_rows
+from potara_flwr.errors import SettingsError
+from potara_flwr.tasks.base import ClientData, Samples
+from potara_flwr.tasks.classification import Classification, client_data
+
+
+class ImageClassification(Classification):
+    """Classification of images by any model with a head for it."""
+
+    auto_class = "AutoModelForImageClassification"
+
+    def load_base_model(self, settings: Settings) -> nn.Module:
+        """Load the model, with a head of as many classes as the data has."""
+        return load_image_classifier(settings, num_classes(settings, "image"))
+
+    def load_client(self, settings: Settings, client: int) -> ClientData:
+        """Load the images of one client: bytes (n, channels, height, width), and their scale."""
+        held = client_rows(settings, client, "image")
+
+        def prepare(rows: datasets.Dataset, positions: Tensor, labels: Tensor) -> Samples:
+            images = image_samples(rows, positions, held.source, settings.task.model, client)
+            return {**images, "labels": labels}
+
+        return client_data(settings, client, held, prepare)
+
+    def collate(self, samples: Samples) -> Samples:
+        """Scale and normalize the images: pixel · gain − offset."""
+        pixels = samples["pixel_values"] * samples["gain"] - samples["offset"]
+        return {"pixel_values": pixels, "labels": samples["labels"]}
+
+
+def image_samples(
+    rows: datasets.Dataset, positions: Tensor, source: Source, model: str, client: int
+) -> Samples:
+    """Bring images to the size of the model.
+
+    Returns
+    -------
+    dict
+        ``pixel_values`` (n, channels, height, width), uint8; ``gain`` and ``offset`` (n, channels,
+        1, 1), with which pixel · gain − offset is what the image processor gives.
+
+    Raises
+    ------
+    SettingsError
+        The column holds no images, or one cannot be read; names source, column and client.
+    """
+    ((setting, column),) = source.contents
+    processor = load_image_processor(model)
+    mode = "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
+    if isinstance(rows.features[column], datasets.Value):
+        rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
+    if not isinstance(rows.features[column], datasets.Image):
+        raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")
+
+    def resized(columns: Columns) -> Columns:
+        images = [image.convert(mode) for image in columns[column]]
+        pixels = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
+        arrays = [array.astype(np.uint8) for array in pixels["pixel_values"]]
+        return {
+            "pixels": [array.tobytes() for array in arrays],
+            "shape": [array.shape for array in arrays],
+        }
+
+    try:
+        prepared = prepare_rows(rows, resized, column, mode, processor.to_json_string())
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"{setting}: {source.where}, column {column!r}: of the images of client {client}, "
+            f"rows {positions.min()} to {positions.max()}, one cannot be read: {reason}"
+        ) from None
+    arrays = [
+        np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
+        for pixels, shape in zip(prepared["pixels"][:], prepared["shape"][:], strict=True)
+    ]
+    gain, offset = scale_of(processor, channels=arrays[0].shape[0])
+    n = len(arrays)
+    return {
+        "pixel_values": torch.from_numpy(np.stack(arrays)),
+        "gain": gain.expand(n, -1, 1, 1),
+        "offset": offset.expand(n, -1, 1, 1),
+    }
+
+
+def scale_of(processor: Any, channels: int) -> tuple[Tensor, Tensor]:
+    """Return gain and offset of an image processor, shape (channels, 1, 1) each.
+
+    It scales bytes by ``rescale_factor`` and then subtracts ``image_mean`` and divides by
+    ``image_std`` (https://huggingface.co/docs/transformers/main_classes/image_processor).
+    """
+    gain, offset = torch.ones(channels), torch.zeros(channels)
+    if processor.do_rescale:
+        gain = gain * processor.rescale_factor
+    if processor.do_normalize:
+        std = torch.tensor(processor.image_std)
+        gain, offset = gain / std, torch.tensor(processor.image_mean) / std
+    return gain.reshape(-1, 1, 1), offset.reshape(-1, 1, 1)
