@@ -94,6 +94,7 @@ class LoraModel:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # peft 0.21 asks for a property that transformers 5.23 has renamed.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             torch.manual_seed(derive_seed(seed, "initial adapter"))
             self.module = get_peft_model(base, self.config, adapter_name=ADAPTER_NAME)
         self.module.eval()
@@ -154,12 +155,15 @@ class LoraModel:
             return nullcontext(), _holding(self.module, dict(self._held))
 
         base: Any = self.module.get_base_model()
-        try:
-            base.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
-            )
-        except ValueError as error:
-            raise SettingsError(f"model.gradient-checkpointing: {error}") from None
+        with warnings.catch_warnings():
+            # The newer transformers call it activation_checkpointing_enable, the older do not.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable.*")
+            try:
+                base.gradient_checkpointing_enable(
+                    gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
+                )
+            except ValueError as error:
+                raise SettingsError(f"model.gradient-checkpointing: {error}") from None
 
     def with_classes(self, num_classes: int, seed: int) -> LoraModel:
         """Return the same model, sharing its memory, whose initial head has other classes.

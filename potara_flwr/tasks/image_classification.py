@@ -66,7 +66,7 @@ def image_samples(
     ((setting, column),) = source.contents
     processor = load_image_processor(model)
     mode = "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
-    if isinstance(rows.features[column], datasets.Value):
+    if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):
         rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
     if not isinstance(rows.features[column], datasets.Image):
         raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")

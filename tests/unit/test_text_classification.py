@@ -3,57 +3,27 @@
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from tiny_models import make_tiny_bert, sentences
 
 from potara_flwr.adapters import LoraModel
 from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients
+from potara_flwr.tasks import text_classification
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.text_classification import TextClassification
 from potara_flwr.training import evaluate, train
 
-WORDS = [f"w{number}" for number in range(40)]
-DOMAINS = ("books", "films")
-
 
 @pytest.fixture(scope="module")
 def tiny_bert(tmp_path_factory):
-    """A random two-layer BERT with a word tokenizer, without a head for three classes."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=24, max_position_embeddings=32, num_labels=2, initializer_range=0.2,
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
-
-
-def rows():
-    generator = torch.Generator().manual_seed(0)
-    for number in range(240):
-        length = int(torch.randint(1, 12, (1,), generator=generator))
-        drawn = torch.randint(0, 40, (length,), generator=generator)
-        yield {
-            "text": " ".join(WORDS[word] for word in drawn),
-            "label": number % 3,
-            "split": "test" if number % 5 == 0 else "train",
-            "domain": DOMAINS[number % 2],
-            "id": number,
-        }
+    """A random BERT without a head for three classes."""
+    return make_tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
 @pytest.fixture(params=["parquet", "csv", "jsonl"])
 def data_file(request, tmp_path):
-    table = pd.DataFrame(rows())
+    table = pd.DataFrame(sentences())
     file = tmp_path / f"data.{request.param}"
     if request.param == "parquet":
         table.to_parquet(file)
@@ -66,7 +36,7 @@ def data_file(request, tmp_path):
 
 @pytest.fixture
 def settings_of(tiny_bert, tmp_path):
-    table = pd.DataFrame(rows())
+    table = pd.DataFrame(sentences())
     table.to_parquet(tmp_path / "data.parquet")
 
     def build(overrides=None):
@@ -161,6 +131,7 @@ def test_padding_changes_no_loss_and_no_gradient(settings_of):
         ({"data.path": "nowhere.parquet"}, "there is no file"),
         ({"data.path": "no/such-data"}, "data.path: no/such-data, split train cannot be read"),
         ({"data.text-column": "words"}, "data.text-column is 'words', but data.parquet has the"),
+        ({"data.text-column": "id"}, "column 'id': row"),
         ({"data.split-column": "part"}, "data.split-column is 'part', but data.parquet has the"),
         ({"data.partition-column": "user"}, "data.partition-column is 'user', but data.parquet"),
         ({"data.partition-column": ""}, "which needs data.partition-column"),
@@ -187,4 +158,123 @@ def test_a_broken_file_is_named(settings_of, tmp_path):
     with pytest.raises(SettingsError, match=r"broken\.parquet cannot be read"):
         TextClassification().load_client(
             settings_of({"data.path": str(tmp_path / "broken.parquet")}), 0
+        )
+
+
+def rewritten(settings_of, tmp_path, change, overrides=None):
+    """Return settings whose data file holds the sentences after ``change``."""
+    table = pd.DataFrame(sentences())
+    change(table)
+    table.to_parquet(tmp_path / "changed.parquet")
+    return settings_of({"data.path": str(tmp_path / "changed.parquet"), **(overrides or {})})
+
+
+def test_labels_may_be_words_in_sorted_order(settings_of, tmp_path):
+    def change(table):
+        table["label"] = table["label"].map({0: "bad", 1: "so-so", 2: "good"})
+
+    words = TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+    numbers = TextClassification().load_client(settings_of(), 0)
+    mapped = torch.tensor([0, 2, 1])[numbers.train["labels"]]  # bad, good, so-so
+    assert torch.equal(words.train["labels"], mapped)
+    assert words.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "words"),
+    [
+        ("text", 1, "  ", "changed.parquet, column 'text': row 1, of client 1, is empty"),
+        ("text", 1, None, "changed.parquet, column 'text': row 1, of client 1, is empty"),
+        ("label", 0, 7, "column 'label': row 0 has the label 7, which no training sample has"),
+        ("label", 1, -2, "column 'label': row 1 is labelled -2; labels must be words or whole"),
+        ("label", 1, None, "changed.parquet, column 'label': row 1 has no label"),
+    ],
+)
+def test_a_bad_row_is_named(settings_of, tmp_path, column, row, value, words):
+    def change(table):
+        table[column] = table[column].astype(object)
+        table.at[row, column] = value
+
+    settings = rewritten(settings_of, tmp_path, change, {"data.train-samples": 0})
+    with pytest.raises(SettingsError) as error:
+        TextClassification().load_client(settings, 1)
+    assert "\n" not in str(error.value)
+    assert words in str(error.value)
+
+
+def test_pairs_of_texts_are_told_apart(settings_of, tmp_path):
+    def change(table):
+        table["other"] = table["text"].map(lambda text: text.split()[0])
+
+    single = TextClassification().load_client(settings_of(), 0).test
+    pair = (
+        TextClassification()
+        .load_client(
+            rewritten(settings_of, tmp_path, change, {"data.text-column": "text+other"}), 0
+        )
+        .test
+    )
+    assert pair["attention_mask"].sum() == single["attention_mask"].sum() + len(pair["labels"])
+    assert "token_type_ids" not in single
+    # The tiny tokenizer puts nothing between the two, and marks the second one.
+    assert pair["token_type_ids"].sum() == len(pair["labels"])
+
+
+def test_a_text_longer_than_the_model_takes_says_so(settings_of, tmp_path):
+    def change(table):
+        table["text"] = table["text"].map(lambda text: " ".join([text] * 40))
+
+    with pytest.raises(SettingsError, match=r"data\.max-tokens is 64.*takes 32"):
+        TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+
+
+def test_tokens_come_from_the_cache_the_second_time(settings_of, monkeypatch):
+    first = TextClassification().load_client(settings_of(), 0)
+    tokenizer, _ = text_classification.tokenizer_of(settings_of().task.model)
+    monkeypatch.setattr(type(tokenizer), "__call__", None)
+    again = TextClassification().load_client(settings_of(), 0)
+    assert torch.equal(first.train["input_ids"], again.train["input_ids"])
+
+
+def test_evaluation_batches_are_sorted_by_length(settings_of):
+    for part in ("train", "calibration", "test"):
+        samples = getattr(TextClassification().load_client(settings_of(), 0), part)
+        lengths = samples["attention_mask"].sum(1)
+        assert torch.equal(lengths, lengths.sort().values)
+
+
+def test_each_client_may_have_a_source_of_its_own(settings_of, tmp_path):
+    table = pd.DataFrame(sentences())
+    for name, labels in (("two", table["label"] % 2), ("three", table["label"])):
+        table.assign(grade=labels, label=labels).to_csv(tmp_path / f"{name}.csv", index=False)
+    overrides = {
+        "data.path": f"{tmp_path}/two.csv, {tmp_path}/three.csv",
+        "data.label-column": "grade,label",
+        "data.partition": "iid",
+        "data.partition-column": "",
+    }
+    settings = settings_of({**overrides, "task.head": "local"})
+    task = TextClassification()
+    assert [task.load_client(settings, k).num_classes for k in range(4)] == [2, 3, 2, 3]
+    with pytest.raises(SettingsError, match=r"two\.csv has 2, three\.csv has 3; choose task\.head"):
+        task.load_base_model(settings_of(overrides))
+    with pytest.raises(
+        SettingsError, match=r"data\.label-column names 3 values for 2 data sources"
+    ):
+        task.load_client(settings_of({**overrides, "data.label-column": "a,b,c"}), 0)
+
+
+def test_test_samples_may_come_from_a_split_of_their_own(settings_of, tmp_path):
+    table = pd.DataFrame(sentences())
+    (tmp_path / "both").mkdir()
+    for split, rows in table.groupby("split"):
+        rows.to_csv(tmp_path / "both" / f"{split}.csv", index=False)
+    overrides = {"data.path": str(tmp_path / "both"), "data.test-split": "test",
+                 "data.split-column": "", "data.train-samples": 0}  # fmt: skip
+    clients = [TextClassification().load_client(settings_of(overrides), k) for k in range(4)]
+    assert sum(num_samples(client.test) for client in clients) == 48
+    assert sum(num_samples(client.train_and_calibration) for client in clients) == 192
+    with pytest.raises(SettingsError, match="both given"):
+        TextClassification().load_client(
+            settings_of({**overrides, "data.split-column": "split"}), 0
         )

@@ -1,0 +1,107 @@
+"""The tiny variants of the classification presets through the whole pipeline, offline."""
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from tiny_models import make_tiny_bert, make_tiny_cifar, make_tiny_vit, sentences
+
+from potara_flwr.adapters import load_adapter
+from potara_flwr.config import from_flat
+from potara_flwr.in_process import run_in_process
+from potara_flwr.results import read_results
+from potara_flwr.tasks import TASKS
+from potara_flwr.workbench import Workbench
+from simulations.presets import load_preset
+
+pytestmark = pytest.mark.integration
+
+
+def make_sentences(folder):
+    table = pd.DataFrame(sentences())
+    folder.mkdir()
+    table.to_parquet(folder / "sentences.parquet")
+    return folder / "sentences.parquet"
+
+
+PRESETS = {
+    "cifar100-vit": (make_tiny_vit, make_tiny_cifar, 5),
+    "sentiment": (make_tiny_bert, make_sentences, 3),
+}
+
+
+@pytest.fixture
+def settings_of(tmp_path):
+    """Build the settings of a tiny preset with a model and data made here."""
+
+    def build(name, overrides=None):
+        make_model, make_data, _ = PRESETS[name]
+        made = {"task.model": tmp_path / "model", "data.path": tmp_path / "data"}
+        if not made["task.model"].exists():
+            make_model(made["task.model"])
+            make_data(made["data.path"])
+        if name == "sentiment":
+            made["data.path"] /= "sentences.parquet"
+        texts = {setting: str(place) for setting, place in made.items()}
+        return from_flat(
+            {**load_preset(f"{name}-tiny"), **texts, "run.results": str(tmp_path / "run"),
+             **(overrides or {})}
+        )  # fmt: skip
+
+    return build
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_tiny_preset_differs_from_the_real_one_in_sizes_alone(name):
+    real, tiny = from_flat(load_preset(name)), from_flat(load_preset(f"{name}-tiny"))
+    sizes = {
+        "task.model", "data.path", "data.num-clients", "data.alpha", "data.train-samples",
+        "data.test-samples", "lora.rank", "lora.alpha", "train.batch-size", "train.learning-rate",
+        "train.local-steps", "federation.rounds", "federation.timeout", "local.steps",
+        "calibration.samples",
+    }  # fmt: skip
+    differing = {at for at, value in tiny.to_flat().items() if real.to_flat()[at] != value}
+    assert differing <= sizes
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_tiny_preset_runs_and_its_adapters_load_as_their_cards_say(name, settings_of):
+    settings = settings_of(name)
+    folder = run_in_process(settings)
+    results = read_results(folder)
+    assert results["refused"] == results["missing"] == []
+    assert len(results["clients"]) == settings.data.num_clients
+    bench = Workbench(settings)
+    auto_class = getattr(transformers, TASKS[settings.task.name].auto_class)
+    for client in results["clients"][:2]:
+        place = folder / "clients" / str(client["client"])
+        card = (place / "README.md").read_text()
+        classes = PRESETS[name][2]
+        assert f", num_labels={classes}, ignore_mismatched_sizes=True)" in card
+        base = auto_class.from_pretrained(
+            settings.task.model, num_labels=classes, ignore_mismatched_sizes=True
+        )
+        model = PeftModel.from_pretrained(base, str(place)).eval()
+        batch = bench.task.collate(bench.client(client["client"]).test)
+        labels = batch["labels"]
+        with torch.no_grad():
+            inputs = {key: tensor for key, tensor in batch.items() if key != "labels"}
+            logits = model(**inputs).logits
+            torch.testing.assert_close(logits, bench.model(load_adapter(place), batch))
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        assert accuracy == pytest.approx(client["personalized"]["accuracy"])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_memory_settings_change_results_little(name, settings_of, tmp_path):
+    plain = read_results(run_in_process(settings_of(name)))
+    lean = settings_of(
+        name,
+        {"model.dtype": "bfloat16", "model.gradient-checkpointing": True,
+         "train.evaluation-batch-size": 2, "run.results": str(tmp_path / "lean")},
+    )  # fmt: skip
+    lean = read_results(run_in_process(lean))
+    for one, two in zip(plain["clients"], lean["clients"], strict=True):
+        assert two["loss"]["federated"] == pytest.approx(one["loss"]["federated"], rel=0.1)
+    assert plain["digest"] != lean["digest"]
