@@ -95,11 +95,12 @@ def test_a_tiny_preset_runs_and_its_adapters_load_as_their_cards_say(name, setti
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_memory_settings_change_results_little(name, settings_of, tmp_path):
-    plain = read_results(run_in_process(settings_of(name)))
+    few = {"data.num-clients": 2, "data.test-fraction": 0.2}
+    plain = read_results(run_in_process(settings_of(name, few)))
     lean = settings_of(
         name,
-        {"model.dtype": "bfloat16", "model.gradient-checkpointing": True,
-         "train.evaluation-batch-size": 2, "run.results": str(tmp_path / "lean")},
+        {**few, "model.dtype": "bfloat16", "model.gradient-checkpointing": True,
+         "train.evaluation-batch-size": 4, "run.results": str(tmp_path / "lean")},
     )  # fmt: skip
     lean = read_results(run_in_process(lean))
     for one, two in zip(plain["clients"], lean["clients"], strict=True):

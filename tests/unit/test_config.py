@@ -58,6 +58,8 @@ def test_an_integer_is_taken_for_a_number():
         ({"data.alpha": float("nan")}, ["data.alpha", "a number > 0"]),
         ({"data.num-clients": 0}, ["data.num-clients", "an integer ≥ 1"]),
         ({"data.test-fraction": 1.0}, ["data.test-fraction", "a number > 0 and < 1"]),
+        ({"data.partition": "random"}, ["data.partition", "one of dirichlet, pathological"]),
+        ({"model.dtype": "float16"}, ["model.dtype", "one of float32, bfloat16"]),
         ({"merge.svd": "yes"}, ["merge.svd", "true or false"]),
         ({"merge.space": "sum"}, ["merge.space", "one of factors, delta"]),
         ({"merge.rule": "variance"}, ["merge.rule", "did you mean variance-trace?"]),
