@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -29,9 +29,30 @@ Adapter = dict[str, Tensor]
 ADAPTER_NAME = "default"
 
 
+Kind = Literal["A", "B", "head"]
+
+
+def kind_of(name: str) -> Kind:
+    """Return what an adapter's tensor is: the factor A, the factor B, or a part of the head."""
+    if "lora_A" in name:
+        return "A"
+    return "B" if "lora_B" in name else "head"
+
+
 def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Return the names of the (A, B) factors of every adapted layer."""
-    return [(name, name.replace("lora_A", "lora_B")) for name in adapter if "lora_A" in name]
+    return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
+
+
+class AdaptedModel(Protocol):
+    """A model that runs with whatever tensors it is handed at each call."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Where dropout is turned on and off."""
+
+    def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits, shape (n, …)."""
 
 
 class LoraModel:
@@ -84,12 +105,22 @@ class LoraModel:
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""
+        logits: Tensor = self._outputs(adapter, samples).logits
+        return logits
+
+    def hidden_states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the last layer's hidden states, shape (n, tokens, width)."""
+        outputs = self._outputs(adapter, samples, output_hidden_states=True)
+        states: Tensor = outputs.hidden_states[-1]
+        return states
+
+    def _outputs(
+        self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor], **options: bool
+    ) -> Any:
         tensors = {self.parameters[name]: tensor for name, tensor in adapter.items()}
         inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
         # No parameter of an adapter is tied; looking for ties would cost 7 % of a training step.
-        outputs = functional_call(self.module, tensors, kwargs=inputs, tie_weights=False)
-        logits: Tensor = outputs.logits
-        return logits
+        return functional_call(self.module, tensors, kwargs=inputs | options, tie_weights=False)
 
     @property
     def scaling(self) -> float:
