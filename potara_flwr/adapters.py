@@ -44,7 +44,7 @@ def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
 
 
-class AdaptedModel(Protocol):
+class AdapterRunner(Protocol):
     """A model that runs with whatever tensors it is handed at each call."""
 
     @property

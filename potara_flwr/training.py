@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import AdaptedModel, Adapter
+from potara_flwr.adapters import Adapter, AdapterRunner
 from potara_flwr.config import TrainSettings
 from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed
@@ -58,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def dropout_on(model: AdaptedModel) -> Iterator[None]:
+def dropout_on(model: AdapterRunner) -> Iterator[None]:
     """Put the model in training mode, and back in evaluation mode whatever happens."""
     model.module.train()
     try:
@@ -79,7 +79,7 @@ def batches(num: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor
 
 
 def train(
-    model: AdaptedModel,
+    model: AdapterRunner,
     task: Task,
     adapter: Adapter,
     samples: Samples,
@@ -140,7 +140,7 @@ def train(
 
 
 @torch.no_grad()
-def sample_losses(model: AdaptedModel, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
+def sample_losses(model: AdapterRunner, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
     """Return the loss of each sample, shape (n,), float64."""
     batches = (
         task.collate(take(samples, slice(start, start + EVALUATION_BATCH)))
@@ -150,7 +150,7 @@ def sample_losses(model: AdaptedModel, task: Task, adapter: Adapter, samples: Sa
 
 
 @torch.no_grad()
-def evaluate(model: AdaptedModel, task: Task, adapter: Adapter, samples: Samples) -> Score:
+def evaluate(model: AdapterRunner, task: Task, adapter: Adapter, samples: Samples) -> Score:
     """Return the mean loss and accuracy of ``adapter`` on ``samples``."""
     loss, correct = 0.0, 0.0
     num = num_samples(samples)

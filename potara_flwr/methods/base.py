@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from potara_flwr.adapters import AdaptedModel, Adapter, Kind, LoraModel, kind_of
+from potara_flwr.adapters import Adapter, AdapterRunner, Kind, LoraModel, kind_of
 from potara_flwr.config import Settings
 from potara_flwr.personalization import Personalization
 from potara_flwr.seeds import derive_seed
@@ -41,7 +41,7 @@ class Client:
         steps: int,
         purpose: tuple[str | int, ...],
         when: str,
-        model: AdaptedModel | None = None,
+        model: AdapterRunner | None = None,
         frozen: Collection[str] = (),
         proximal: Proximal | None = None,
     ) -> tuple[Adapter, float]:
@@ -53,7 +53,7 @@ class Client:
             Names the seed of the sample order and dropout.
         when : str
             For the error message, e.g. ``round 2``.
-        model : AdaptedModel, optional
+        model : AdapterRunner, optional
             Runs the tensors that are trained; by default the base model with one adapter.
         frozen, proximal
             As in :func:`potara_flwr.training.train`.
@@ -85,7 +85,7 @@ class Client:
         server_round: int,
         *,
         stream: str = "round",
-        model: AdaptedModel | None = None,
+        model: AdapterRunner | None = None,
         frozen: Collection[str] = (),
         proximal: Proximal | None = None,
     ) -> tuple[Adapter, float]:
@@ -101,7 +101,7 @@ class Client:
         )
 
     def train_alone(
-        self, start: Adapter, steps: int, model: AdaptedModel | None = None
+        self, start: Adapter, steps: int, model: AdapterRunner | None = None
     ) -> tuple[Adapter, float]:
         """Take optimizer steps after the rounds, sending nothing."""
         purpose = ("local training",)
@@ -112,7 +112,7 @@ class Client:
         self.steps += steps
         self.seconds += seconds
 
-    def score(self, adapter: Adapter, model: AdaptedModel | None = None) -> Score:
+    def score(self, adapter: Adapter, model: AdapterRunner | None = None) -> Score:
         """Return the score of an adapter on this client's test samples."""
         return evaluate(model or self.model, self.task, adapter, self.data.test)
 

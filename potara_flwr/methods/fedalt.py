@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
 from potara_flwr.adapters import Adapter, lora_pairs
 from potara_flwr.methods.base import Client, Outcome, Update
-from potara_flwr.methods.pair import Companion, Tensors, run_pair
+from potara_flwr.methods.pair import Companion, Tensors, weighed
 from potara_flwr.seeds import generator
-from potara_flwr.tasks.base import Samples
 from potara_flwr.training import Score
 
 INDIVIDUAL, MIXER = "individual", "mixer"
@@ -54,15 +55,15 @@ def mixed(client: Client, rest_of_world: Adapter) -> Companion:
     mixer sees what A sees, in training after dropout.
     """
 
-    def run(tensors: Tensors, samples: Samples) -> Tensor:
+    def enter(tensors: Tensors, _: Tensors) -> AbstractContextManager[Adapter]:
         own = {name: tensors[name] for name in client.model.initial}
 
         def weigh(a: str, inputs: Tensor) -> Tensor:
             return (inputs @ tensors[f"{MIXER}.{a}"].T).softmax(-1)
 
-        return run_pair(client.model, rest_of_world, own, samples, weigh)
+        return weighed(client.model, rest_of_world, own, weigh)
 
-    return Companion(client.model, run)
+    return Companion(client.model, enter)
 
 
 def score_mixed(client: Client, received: Adapter) -> Score:

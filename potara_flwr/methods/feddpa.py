@@ -5,6 +5,7 @@ client's own data (arXiv 2403.19211).
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 from potara_flwr.adapters import Adapter
 from potara_flwr.merging import segment_between
 from potara_flwr.methods.base import Client, Outcome, Update
-from potara_flwr.methods.pair import Companion, Tensors, run_pair
+from potara_flwr.methods.pair import Companion, Tensors, weighed
 from potara_flwr.seeds import generator
-from potara_flwr.tasks.base import Samples, num_samples, take
+from potara_flwr.tasks.base import num_samples, take
 
 LOCAL = "local"
 IN_TRAINING = 0.5
@@ -38,26 +39,25 @@ def train_local_then_federated(client: Client, received: Adapter, server_round: 
 def next_to(client: Client, federated: Adapter) -> Companion:
     """Return the model as a function of the local adapter, with the frozen federated one."""
 
-    def run(local: Tensors, samples: Samples) -> Tensor:
-        half = segment_between(federated, dict(local), "delta").at(IN_TRAINING)
-        return client.model(half, samples)
+    def enter(local: Tensors, _: Tensors) -> AbstractContextManager[Adapter]:
+        return nullcontext(segment_between(federated, dict(local), "delta").at(IN_TRAINING))
 
-    return Companion(client.model, run)
+    return Companion(client.model, enter)
 
 
 def keep_pair(client: Client, received: Adapter) -> Outcome:
     """End with the last federated adapter and the local one (FedDPA-T)."""
     local = client.kept.get(LOCAL, received)
     began = time.perf_counter()
-    model = Weighted(client, received, local)
+    by_likeness = ByLikeness(client, received, local)
     seconds = time.perf_counter() - began
     scores = {
         "initial": client.score(client.model.initial),
         "federated": client.score(received),
         "local": client.score(local),
-        "personalized": client.score(local, Companion(client.model, model)),
+        "personalized": client.score(local, Companion(client.model, by_likeness)),
     }
-    weight = 1 - torch.cat(model.local_weights).mean().item()
+    weight = 1 - torch.cat(by_likeness.local_weights).mean().item()
     return Outcome(scores, {"local": local}, weight=weight, seconds_weight=seconds)
 
 
@@ -70,44 +70,46 @@ def train_local_after(client: Client, received: Adapter) -> Outcome:
     return replace(outcome, seconds_local_training=client.seconds - before)
 
 
-class Weighted:
-    """Runs both adapters, each sample's local weight α being the mean cosine similarity of its
+class ByLikeness:
+    """Weighs both adapters, each sample's local weight α being the mean cosine similarity of its
     representation to those of a few of the client's training samples, times a scale.
 
     A representation is the mean of the last hidden states that the local adapter gives to the
-    attended tokens. The update is (1 − α) ΔW_f + α ΔW_l, and the heads' logits are weighted alike.
+    tokens of an input, without those of an answer. The update is (1 − α) ΔW_f + α ΔW_l.
     """
 
     def __init__(self, client: Client, federated: Adapter, local: Adapter) -> None:
-        self.client, self.federated, self.local = client, federated, local
+        self.model, self.federated, self.local = client.model, federated, local
         self.scale = client.settings.baseline.feddpa_scale
         self.local_weights: list[Tensor] = []
         """α of every sample that was run, (n,) a batch."""
-        total = num_samples(client.samples)
         draw = generator(client.settings.seed, "similar samples", client.data.client)
-        chosen = torch.randperm(total, generator=draw)[: client.settings.baseline.feddpa_samples]
+        chosen = torch.randperm(num_samples(client.samples), generator=draw)
+        chosen = chosen[: client.settings.baseline.feddpa_samples]
         self.references = self.represent(client.task.collate(take(client.samples, chosen)))
 
     @torch.no_grad()
-    def represent(self, samples: Samples) -> Tensor:
+    def represent(self, samples: Tensors) -> Tensor:
         """Return the representations of samples, each of length 1, shape (n, width)."""
-        states = self.client.model.hidden_states(self.local, samples)
-        mask = samples.get("attention_mask", torch.ones(states.shape[:2], device=states.device))
+        states = self.model.hidden_states(self.local, samples)
+        rows, tokens, width = states.shape
+        mask = samples.get("attention_mask", torch.ones(rows, tokens)).to(states)
+        if "logits_to_keep" in samples:  # the first of these is the last token of the input
+            mask = mask * (torch.arange(tokens) <= samples["logits_to_keep"][0]).to(states)
         summed = (states * mask.unsqueeze(-1)).sum(1)
-        return torch.nn.functional.normalize(summed, dim=-1)
+        # A sample may have several rows, one after the other.
+        n = len(samples["labels"]) if "labels" in samples else rows
+        return torch.nn.functional.normalize(summed.view(n, -1, width).sum(1), dim=-1)
 
-    def __call__(self, _: Tensors, samples: Samples) -> Tensor:
-        """Return the logits of a batch."""
+    def __call__(self, _: Tensors, samples: Tensors) -> AbstractContextManager[Adapter]:
+        """Give the stack of both adapters, weighed for these samples."""
         similarity = self.represent(samples) @ self.references.T
         alpha = (self.scale * similarity.mean(-1)).clamp(0.0, 1.0)
         self.local_weights.append(alpha)
-        weights = torch.stack([1 - alpha, alpha], dim=-1).unsqueeze(1)
+        weights = torch.stack([1 - alpha, alpha], dim=-1)
 
-        def logits_of(first: Adapter, second: Adapter, both: Tensor) -> Tensor:
-            return run_pair(self.client.model, first, second, samples, lambda a, x: both)
+        def weigh(_: str, inputs: Tensor) -> Tensor:
+            of_rows = weights.repeat_interleave(inputs.shape[0] // len(weights), dim=0)
+            return of_rows.view(-1, *[1] * (inputs.ndim - 2), 2).to(inputs)
 
-        # The pair has the second adapter's head: each head once.
-        own = logits_of(self.federated, self.local, weights)
-        theirs = logits_of(self.local, self.federated, weights.flip(-1))
-        share = alpha.view(-1, *[1] * (own.ndim - 1))
-        return (1 - share) * theirs + share * own
+        return weighed(self.model, self.federated, self.local, weigh, heads=True)
