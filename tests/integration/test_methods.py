@@ -13,7 +13,8 @@ from rich.console import Console
 from potara_flwr.adapters import kind_of, load_adapter
 from potara_flwr.console import client_table, summary_table
 from potara_flwr.in_process import InProcessGrid, run_in_process
-from potara_flwr.methods import METHODS
+from potara_flwr.methods import METHODS, Method, Update
+from potara_flwr.methods.base import single
 from potara_flwr.results import read_results
 from potara_flwr.strategies.lora_averaging import values_of
 from potara_flwr.training import evaluate
@@ -234,3 +235,30 @@ def test_a_reply_of_another_encoding_is_refused_before_it_is_read(run, monkeypat
     assert {item["client"] for item in results["refused"]} == {1}
     assert all("is float32" in item["reason"] for item in results["refused"])
     assert torch.isfinite(torch.tensor(results["summary"]["mean"]["loss"]["federated"]))
+
+
+def test_a_method_is_a_few_functions_and_one_row(run, monkeypatch):
+    def train_with_own_head(client, received, server_round):
+        start = received | client.kept.get("head", {})
+        adapter, loss = client.train_in_round(start, server_round)
+        client.kept["head"] = {name: adapter[name] for name in adapter if kind_of(name) == "head"}
+        return Update(adapter, loss)
+
+    mine = Method(
+        title="FedPer",
+        source="1912.00818",
+        shared=("A", "B"),
+        keeps="its head",
+        summary="Clients share the factors; each keeps a head of its own.",
+        adapters=("initial",),
+        personalize=lambda client, received: single(client, received | client.kept["head"]),
+        train_round=train_with_own_head,
+    )
+    monkeypatch.setitem(METHODS, "fedper", mine)
+    _, folder, results, grid = run("fedper")
+    heads = [load_adapter(folder / "clients" / str(client)) for client in range(3)]
+    name = "base_model.model.classifier.weight"
+    assert not torch.equal(heads[0][name], heads[1][name])
+    assert all(kind_of(sent) != "head" for arrays in grid.up.values() for sent in arrays)
+    assert results["summary"]["optimizer_steps"]["mean"] == 8.0
+    assert "FedPer (arXiv 1912.00818)" in (folder / "report.html").read_text()
