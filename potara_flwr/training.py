@@ -41,7 +41,10 @@ class Proximal:
             self.mu
             / 2
             * torch.stack(
-                [(tensor - self.centre[name]).square().sum() for name, tensor in adapter.items()]
+                [
+                    (tensor - self.centre[name].to(tensor.device)).square().sum()
+                    for name, tensor in adapter.items()
+                ]
             ).sum()
         )
 

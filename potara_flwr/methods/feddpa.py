@@ -14,7 +14,7 @@ from torch import Tensor
 from potara_flwr.adapters import Adapter
 from potara_flwr.merging import segment_between
 from potara_flwr.methods.base import Client, Outcome, Update
-from potara_flwr.methods.pair import Companion, Tensors, weighed
+from potara_flwr.methods.pair import Companion, Tensors, beside, weighed
 from potara_flwr.seeds import generator
 from potara_flwr.tasks.base import num_samples, take
 
@@ -40,7 +40,8 @@ def next_to(client: Client, federated: Adapter) -> Companion:
     """Return the model as a function of the local adapter, with the frozen federated one."""
 
     def enter(local: Tensors, _: Tensors) -> AbstractContextManager[Adapter]:
-        return nullcontext(segment_between(federated, dict(local), "delta").at(IN_TRAINING))
+        frozen = beside(federated, local)
+        return nullcontext(segment_between(frozen, dict(local), "delta").at(IN_TRAINING))
 
     return Companion(client.model, enter)
 
@@ -86,7 +87,9 @@ class ByLikeness:
         draw = generator(client.settings.seed, "similar samples", client.data.client)
         chosen = torch.randperm(num_samples(client.samples), generator=draw)
         chosen = chosen[: client.settings.baseline.feddpa_samples]
-        self.references = self.represent(client.task.collate(take(client.samples, chosen)))
+        references = client.task.collate(take(client.samples, chosen))
+        device = next(client.model.module.parameters()).device
+        self.references = self.represent({name: at.to(device) for name, at in references.items()})
 
     @torch.no_grad()
     def represent(self, samples: Tensors) -> Tensor:
@@ -95,7 +98,9 @@ class ByLikeness:
         rows, tokens, width = states.shape
         mask = samples.get("attention_mask", torch.ones(rows, tokens)).to(states)
         if "logits_to_keep" in samples:  # the first of these is the last token of the input
-            mask = mask * (torch.arange(tokens) <= samples["logits_to_keep"][0]).to(states)
+            mask = mask * (
+                torch.arange(tokens, device=mask.device) <= samples["logits_to_keep"][0]
+            ).to(states)
         summed = (states * mask.unsqueeze(-1)).sum(1)
         # A sample may have several rows, one after the other.
         n = len(samples["labels"]) if "labels" in samples else rows
@@ -105,7 +110,7 @@ class ByLikeness:
         """Give the stack of both adapters, weighed for these samples."""
         similarity = self.represent(samples) @ self.references.T
         alpha = (self.scale * similarity.mean(-1)).clamp(0.0, 1.0)
-        self.local_weights.append(alpha)
+        self.local_weights.append(alpha.cpu())
         weights = torch.stack([1 - alpha, alpha], dim=-1)
 
         def weigh(_: str, inputs: Tensor) -> Tensor:

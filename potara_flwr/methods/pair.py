@@ -42,9 +42,15 @@ class Companion:
             return self.model(entered, samples)
 
 
+def beside(first: Tensors, second: Tensors) -> Adapter:
+    """Return an adapter on the devices of another: between messages adapters are on the CPU."""
+    return {name: tensor.to(second[name].device) for name, tensor in first.items()}
+
+
 def stack(first: Tensors, second: Tensors) -> Adapter:
     """Return the adapter whose update is the sum of both; its head is the second's."""
     stacked = dict(second)
+    first = beside(first, second)
     for a, b in lora_pairs(first):
         stacked[a] = torch.cat([first[a], second[a]], dim=0)
         stacked[b] = torch.cat([first[b], second[b]], dim=1)
@@ -108,7 +114,9 @@ def _mix_outputs(
         if not isinstance(module, nn.Linear):
             raise TypeError(f"heads are weighed in linear modules; {name} is of a {type(module)}")
         weights = weigh(name, args[0])
-        of_first = nn.functional.linear(args[0], weight, bias)
+        device = args[0].device
+        own_bias = None if bias is None else bias.to(device)
+        of_first = nn.functional.linear(args[0], weight.to(device), own_bias)
         return weights[..., :1] * of_first + weights[..., 1:] * output
 
     return hook
