@@ -12,13 +12,14 @@ from potara_flwr.methods.fedalt import MIXER, mixed, mixer
 from potara_flwr.methods.feddpa import ByLikeness, next_to
 from potara_flwr.methods.pair import stack, weighed
 from potara_flwr.methods.peft_merges import merge_task_vectors
-from potara_flwr.training import Proximal
+from potara_flwr.training import Proximal, one_thread
 
 
 @pytest.fixture
 def tiny(tiny):
-    """Settings as everywhere, with fewer test samples."""
-    return lambda overrides=None: tiny({"data.test-samples": 12, **(overrides or {})})
+    """Settings as everywhere, with fewer test samples; computed on one thread, as the apps do."""
+    with one_thread():
+        yield lambda overrides=None: tiny({"data.test-samples": 12, **(overrides or {})})
 
 
 def of_kind(adapter, kind):
