@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -47,6 +47,17 @@ def kind_of(name: str) -> Kind:
 def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Return the names of the (A, B) factors of every adapted layer."""
     return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
+
+
+class AdapterRunner(Protocol):
+    """A model that runs with whatever tensors it is handed at each call."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Where dropout is turned on and off."""
+
+    def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits, shape (n, …)."""
 
 
 class LoraModel:
@@ -122,6 +133,18 @@ class LoraModel:
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""
+        logits: Tensor = self._outputs(adapter, samples).logits
+        return logits
+
+    def hidden_states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the last layer's hidden states, shape (n, tokens, width)."""
+        outputs = self._outputs(adapter, samples, output_hidden_states=True)
+        states: Tensor = outputs.hidden_states[-1]
+        return states
+
+    def _outputs(
+        self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor], **options: bool
+    ) -> Any:
         # On several GPUs a tensor belongs where its layer is; elsewhere this moves nothing.
         tensors = {
             self.parameters[name]: tensor.to(self._devices[name])
@@ -135,9 +158,7 @@ class LoraModel:
             if name != "labels"
         }
         # No parameter of an adapter is tied; looking for ties would cost 7 % of a training step.
-        outputs = functional_call(self.module, tensors, kwargs=inputs, tie_weights=False)
-        logits: Tensor = outputs.logits
-        return logits
+        return functional_call(self.module, tensors, kwargs=inputs | options, tie_weights=False)
 
     def checkpoint_gradients(self) -> None:
         """Compute activations anew in the backward pass instead of keeping them.
@@ -222,6 +243,8 @@ def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model:
         # Sets have no order of their own; a sorted list gives the same file every time.
         "target_modules": sorted(config.target_modules or []),
     }
+    if all(kind_of(name) != "head" for name in adapter):
+        written["modules_to_save"] = None
     folder.mkdir(parents=True, exist_ok=True)
     LoraConfig(**written).save_pretrained(str(folder))
     tensors = {name: tensor.detach().contiguous() for name, tensor in adapter.items()}

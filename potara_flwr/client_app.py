@@ -1,7 +1,7 @@
 """Flower's way in, client side: describe yourself, train, evaluate, personalize.
 
 The personalized and the local adapter and the samples stay on the client: a reply to ``train``
-holds the trained copy of the federated adapter, every other reply only numbers.
+holds the tensors that the method shares, every other reply only numbers.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 
-from potara_flwr.adapters import Adapter
+from potara_flwr.client_state import load_client, read, save_state, write
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.entries import Description, Report, pack
 from potara_flwr.errors import PotaraError, SettingsError
-from potara_flwr.personalization import personalize
+from potara_flwr.methods import METHODS
 from potara_flwr.results import results_folder
 from potara_flwr.saving import save_client
-from potara_flwr.seeds import derive_seed
 from potara_flwr.tasks.base import num_samples
-from potara_flwr.training import evaluate, one_thread, train
-from potara_flwr.workbench import Workbench, code_version, workbench
+from potara_flwr.training import one_thread
+from potara_flwr.workbench import code_version, workbench
 
 USER_ERROR = 400
 """Error code of a reply whose reason is one line for the user, such as a wrong setting."""
@@ -85,21 +84,14 @@ def describe(settings: Settings, client: int, message: Message, context: Context
 @answer
 def train_round(settings: Settings, client: int, message: Message, context: Context) -> RecordDict:
     """Take the local steps of one federated round."""
-    bench = workbench(settings)
-    data = bench.client(client)
+    this = load_client(settings, client, context)
     server_round = int(str(message.content.config_records["config"]["server-round"]))
-    adapter, loss = train(
-        bench.model,
-        bench.task,
-        _received(message, bench),
-        data.train,
-        settings.train,
-        steps=settings.train.local_steps,
-        seed=derive_seed(settings.seed, "round", server_round, client),
-        who=f"client {client}, round {server_round}",
-    )
-    metrics = MetricRecord({"num-examples": num_samples(data.train), "loss": loss})
-    return RecordDict({"arrays": ArrayRecord(adapter), "metrics": metrics})
+    received = read(this, message.content.array_records["arrays"])
+    update = METHODS[settings.method].train_round(this, received, server_round)
+    arrays = write(this, update.adapter, received, context)
+    save_state(this, context)
+    metrics = MetricRecord({"num-examples": num_samples(this.samples), "loss": update.loss})
+    return RecordDict({"arrays": arrays, "metrics": metrics})
 
 
 @app.evaluate()
@@ -107,15 +99,10 @@ def train_round(settings: Settings, client: int, message: Message, context: Cont
 def evaluate_round(
     settings: Settings, client: int, message: Message, context: Context
 ) -> RecordDict:
-    """Score the federated adapter on this client's test samples."""
-    bench = workbench(settings)
-    score = evaluate(
-        bench.model,
-        bench.task,
-        _received(message, bench),
-        bench.client(client).test,
-        settings.train.evaluation_batch_size,
-    )
+    """Score what the method has after a round, mostly the federated adapter, on test samples."""
+    this = load_client(settings, client, context)
+    received = read(this, message.content.array_records["arrays"])
+    score = METHODS[settings.method].score_round(this, received)
     metrics = MetricRecord(
         {"num-examples": score.num_samples, "loss": score.loss, "accuracy": score.accuracy}
     )
@@ -127,16 +114,11 @@ def evaluate_round(
 def personalize_client(
     settings: Settings, client: int, message: Message, context: Context
 ) -> RecordDict:
-    """Train the local adapter, merge it with the federated one, keep both; report numbers only."""
-    bench = workbench(settings)
-    data = bench.client(client)
-    outcome = personalize(bench.model, bench.task, data, _received(message, bench), settings)
+    """Take the method's last step, keep the adapters; report numbers only."""
+    this = load_client(settings, client, context)
+    received = read(this, message.content.array_records["arrays"])
+    outcome = METHODS[settings.method].personalize(this, received)
+    save_state(this, context)
     folder = results_folder(settings, context.run_id) / "clients" / str(client)
-    save_client(folder, client, outcome, bench.model, settings)
-    return pack(Report.of(outcome))
-
-
-def _received(message: Message, bench: Workbench) -> Adapter:
-    """Return the adapter in a message, in the model's own order of tensors."""
-    arrays = message.content.array_records["arrays"].to_torch_state_dict()
-    return {name: arrays[name] for name in bench.model.initial}
+    save_client(folder, client, outcome, this.model, settings)
+    return pack(Report.of(outcome, this.steps, this.seconds))

@@ -191,8 +191,23 @@ class LocalSettings(Group):
 class FederationSettings(Group):
     """The federated rounds."""
 
-    strategy: str = Field("fedit", description="how adapters are averaged")
     rounds: int = Field(20, ge=0, description="federated rounds; 0 trains locally only")
+    baseline_rounds: int = Field(
+        0,
+        ge=0,
+        description="federated rounds of a method that has no local phase; 0 is as many as give "
+        "every client the optimizer steps of the rounds and of local training",
+    )
+    aggregation: Literal["factors", "exact"] = Field(
+        "factors",
+        description="`factors` averages A and B apart, `exact` the update ΔW, which it brings back "
+        "to rank r by a truncated SVD",
+    )
+    transport: Literal["float32", "float16", "bfloat16", "int8"] = Field(
+        "float32",
+        description="how adapters are sent, both ways; `int8` has a scale per tensor and error "
+        "feedback",
+    )
     fraction_train: float = Field(
         1.0, gt=0, le=1, description="share of the clients that train in a round (at least one)"
     )
@@ -239,6 +254,29 @@ class MergeSettings(Group):
     )
 
 
+class BaselineSettings(Group):
+    """The knobs of single methods, at their papers' values."""
+
+    fedprox_mu: float = Field(
+        0.01, ge=0, description="FedProx: μ of the pull μ/2·‖θ − θ_received‖²"
+    )
+    ditto_mu: float = Field(
+        0.1, ge=0, description="Ditto: μ of the pull of the personal adapter to the federated one"
+    )
+    ties_density: float = Field(
+        0.2, gt=0, le=1, description="TIES: share of the entries of a task vector that are kept"
+    )
+    dare_density: float = Field(
+        0.5, gt=0, le=1, description="DARE: share of the entries of a task vector that are kept"
+    )
+    feddpa_samples: int = Field(
+        5, ge=1, description="FedDPA: training samples that a sample is compared with"
+    )
+    feddpa_scale: float = Field(
+        0.5, ge=0, le=1, description="FedDPA: most weight of the local adapter"
+    )
+
+
 class RunSettings(Group):
     """Where a run leaves its results. Decides no number."""
 
@@ -253,6 +291,7 @@ class Settings(Group):
     """All settings of a run."""
 
     seed: int = Field(0, ge=0, description="the one seed that decides everything")
+    method: str = Field("potara", description="method: a row of docs/methods.md")
     task: TaskSettings = TaskSettings()
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
@@ -262,6 +301,7 @@ class Settings(Group):
     local: LocalSettings = LocalSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     merge: MergeSettings = MergeSettings()
+    baseline: BaselineSettings = BaselineSettings()
     run: RunSettings = RunSettings()
 
     def to_flat(self) -> dict[str, Value]:
@@ -346,20 +386,30 @@ def settings_table() -> str:
 
 def _check_registered(settings: Settings) -> None:
     """Check the settings whose values are names in a registry."""
+    from potara_flwr.methods import METHODS
     from potara_flwr.rules import RULES
-    from potara_flwr.strategies import STRATEGIES
     from potara_flwr.tasks import TASKS
 
     for name, value, registry in (
+        ("method", settings.method, METHODS),
         ("task.name", settings.task.name, TASKS),
         ("merge.rule", settings.merge.rule, RULES),
-        ("federation.strategy", settings.federation.strategy, STRATEGIES),
     ):
         if value not in registry:
             raise SettingsError(
                 f"setting {name} is {value!r}, but must be one of {', '.join(registry)}"
                 f"{_nearest(value, registry)}"
             )
+    method = METHODS[settings.method]
+    if (
+        settings.federation.aggregation == "exact"
+        and "A" in method.shared
+        and "B" not in method.shared
+    ):
+        raise SettingsError(
+            f"federation.aggregation=exact averages updates, but method={settings.method} sends no "
+            "B; use factors"
+        )
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,25 +42,54 @@ class SummaryRow:
         return f"{self.name} ({self.note})" if self.note else self.name
 
 
+SINGLE = ("initial", "federated", "local")
+"""Adapters that are no merge, in the order of a table."""
+
+
+def merges(results: Results) -> bool:
+    """Say whether the method merges by evidence: traces, rules, λ, an oracle."""
+    return bool(results["method"] == "potara")
+
+
+def single_adapters(results: Results) -> list[str]:
+    """Return the single adapters that the clients score, in the order of a table."""
+    scored = {name for client in results["clients"] for name in client["accuracy"]}
+    return [name for name in SINGLE if name in scored] or list(SINGLE)
+
+
+def has_weight(results: Results) -> bool:
+    """Say whether the personalized adapters have a weight on the federated one."""
+    weighted = any("weight" in client["personalized"] for client in results["clients"])
+    return merges(results) or weighted
+
+
 def rule_names(results: Results) -> list[str]:
     """Return the merge rules that the clients report, in their order, without the oracle."""
-    names = {name: None for client in results["clients"] for name in client["weights"]}
+    names = {name: None for client in results["clients"] for name in client.get("weights", ())}
     return [name for name in names if name != ORACLE]
 
 
 def summary_rows(results: Results) -> list[SummaryRow]:
-    """Return initial, federated, local, every rule and the oracle.
+    """Return the single adapters, the personalized one, every rule and the oracle: what is there.
 
-    Where a client's personalized adapter is not the chosen rule's, it has a row of its own.
+    Where there are rules, the personalized adapter is the chosen one's, and has a row of its own
+    only if some client's is not.
     """
-    chosen = results["config"]["merge"]["rule"]
     clients = results["clients"]
-    weights: dict[str, float | None] = {"federated": 1.0, "local": 0.0}
+    own = [client["personalized"].get("weight") for client in clients]
+    weights: dict[str, float | None] = {
+        "federated": 1.0,
+        "local": 0.0,
+        "personalized": _mean(own),
+    }
+    if not merges(results):
+        names, notes = [*single_adapters(results), "personalized"], {"personalized": "chosen"}
+        return [_summary_row(results, name, notes, weights) for name in names]
     for name in [*rule_names(results), ORACLE]:
         weights[name] = _mean([client["weights"].get(name) for client in clients])
-    weights["personalized"] = _mean([client["personalized"]["weight"] for client in clients])
+    chosen = results["config"]["merge"]["rule"]
     notes = {chosen: "chosen", ORACLE: "sees test data", "personalized": "saved"}
-    names = ["initial", "federated", "local", *rule_names(results)]
+    names = [*single_adapters(results), *rule_names(results)]
     if any(client["personalized"]["reason"] for client in clients):
         names.append("personalized")
     return [_summary_row(results, name, notes, weights) for name in [*names, ORACLE]]
@@ -67,22 +98,21 @@ def summary_rows(results: Results) -> list[SummaryRow]:
 def summary_table(results: Results) -> Table:
     """Return what every adapter and rule is worth over all clients, as a table for a terminal."""
     table = _table("Test scores over all clients")
-    for header in (
-        "mean\naccuracy %",
-        "example-\nweighted\naccuracy %",
-        "mean\nloss",
-        "mean λ",
-        "regret\n(points)",
-    ):
+    columns: dict[str, Callable[[SummaryRow], str]] = {
+        "mean\naccuracy %": lambda row: percent(row.accuracy),
+        "example-\nweighted\naccuracy %": lambda row: percent(row.weighted_accuracy),
+        "mean\nloss": lambda row: number(row.loss, 3),
+    }
+    if has_weight(results):
+        columns["mean λ"] = lambda row: number(row.weight)
+    if merges(results):
+        columns["regret\n(points)"] = lambda row: percent(row.regret)
+    for header in columns:
         table.add_column(header, justify="right")
     for row in summary_rows(results):
         table.add_row(
             Text(row.label),
-            percent(row.accuracy),
-            percent(row.weighted_accuracy),
-            number(row.loss, 3),
-            number(row.weight),
-            percent(row.regret),
+            *(show(row) for show in columns.values()),
             style="bold" if row.note == "chosen" else "dim" if row.name == ORACLE else None,
         )
     return table
@@ -95,46 +125,53 @@ def client_table(results: Results) -> Table:
     that the calibration samples do not bear out.
     """
     table = _table("Each client (test accuracy in %)", first="client")
-    for header in (
-        "train\nsamples",
-        "λ",
-        "90 %\nof λ",
-        "a",
-        "b",
-        "c",
-        "feder-\nated",
-        "local",
-        "person-\nalized",
-    ):
+    columns = client_columns(results)
+    for header in columns:
         table.add_column(header, justify="right")
     for client in results["clients"]:
-        traces, accuracy, personalized = (
-            client["traces"],
-            client["accuracy"],
-            client["personalized"],
-        )
-        table.add_row(
-            str(client["client"]),
-            str(client["num_train"]),
-            marked_weight(client),
-            interval(client),
-            *(scientific(traces[key]) for key in ("federated", "local", "cross")),
-            *(percent(accuracy[key]) for key in ("federated", "local")),
-            percent(personalized["accuracy"]),
-        )
-    lines = [
-        "90 % of λ: interval from resampling; a, b, c: variance traces, federated, local, cross",
-        *(f"{mark} {who}: {text}" for mark, who, text in remarks(results)),
-    ]
+        table.add_row(str(client["client"]), *(show(client) for show in columns.values()))
+    lines = [f"{mark} {who}: {text}" for mark, who, text in remarks(results)]
+    if merges(results):
+        traces = "a, b, c: variance traces, federated, local, cross"
+        lines.insert(0, f"90 % of λ: interval from resampling; {traces}")
+    elif has_weight(results):
+        lines.insert(0, "λ: mean weight on the federated adapter")
     table.caption = Text("\n".join(lines))
     return table
 
 
+def client_columns(results: Results) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return the columns of a client's row: header → what it shows of an entry of ``clients``."""
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "train\nsamples": lambda client: str(client["num_train"])
+    }
+    if merges(results):
+        columns |= {"λ": marked_weight, "90 %\nof λ": interval}
+        for letter, key in (("a", "federated"), ("b", "local"), ("c", "cross")):
+            columns[letter] = functools.partial(_trace, key)
+    else:
+        columns["optimizer\nsteps"] = lambda client: str(client["optimizer_steps"])
+        if has_weight(results):
+            columns["λ"] = lambda client: number(client["personalized"].get("weight"))
+    for name in single_adapters(results):
+        if name != "initial":
+            columns[name.replace("feder", "feder-\n")] = functools.partial(_accuracy, name)
+    columns["person-\nalized"] = lambda client: percent(client["personalized"]["accuracy"])
+    return columns
+
+
+def _trace(key: str, client: dict[str, Any]) -> str:
+    return scientific(client["traces"][key])
+
+
+def _accuracy(name: str, client: dict[str, Any]) -> str:
+    return percent(client["accuracy"].get(name))
+
+
 def marked_weight(client: dict[str, Any]) -> str:
     """Return the λ of a client's personalized adapter with its marks."""
-    marks = "*" * bool(client["personalized"]["reason"]) + "!" * bool(
-        client["diagnosis"]["warning"]
-    )
+    marks = "*" * bool(client["personalized"]["reason"])
+    marks += "!" * bool(client["diagnosis"]["warning"])
     return number(client["personalized"]["weight"]) + marks
 
 
@@ -149,7 +186,7 @@ def remarks(results: Results) -> list[tuple[str, str, str]]:
 
     ``*``: why an adapter is not the rule's merge; ``!``: where λ and the losses disagree.
     """
-    clients = results["clients"]
+    clients = results["clients"] if merges(results) else []
     named: dict[tuple[str, str], list[str]] = {}
     for client in clients:
         for mark, text in (
@@ -204,7 +241,8 @@ def _summary_row(
     results: Results, name: str, notes: dict[str, str], weights: dict[str, float | None]
 ) -> SummaryRow:
     summary = results["summary"]
-    regret = 0.0 if name == ORACLE else summary["regret"].get(name, {}).get("accuracy")
+    regrets = summary.get("regret", {})
+    regret = 0.0 if name == ORACLE else regrets.get(name, {}).get("accuracy")
     return SummaryRow(
         name=name,
         note=notes.get(name, ""),

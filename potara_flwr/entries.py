@@ -11,9 +11,17 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from potara_flwr.errors import ReplyError
+from potara_flwr.methods import Outcome
 from potara_flwr.personalization import Personalization
 from potara_flwr.rules import GRID, RULES
 
@@ -52,15 +60,16 @@ class Bound(Entry):
 
 
 class Personalized(Entry):
-    """The adapter that was saved."""
+    """What the client ends with."""
 
-    rule: str
-    weight: float
     accuracy: float
     loss: float
-    fallback: str
+    weight: float | None = None
+    """Mean weight on the federated adapter, where the method has one."""
+    rule: str | None = None
+    fallback: str | None = None
     """The single adapter that was kept instead of the rule's merge, or empty."""
-    reason: str
+    reason: str | None = None
     """Why it was kept, or empty."""
 
 
@@ -86,16 +95,16 @@ class Grid(Entry):
 class Seconds(Entry):
     """Wall-clock times."""
 
-    local_training: float
-    weight: float
+    training: float
+    """All optimizer steps, in rounds and after them."""
+    local_training: float | None = None
+    """Those after the rounds, where there are some."""
+    weight: float | None = None
+    """Finding the weight and merging, where there is one."""
 
 
 def _of_every_rule(numbers: dict[str, float]) -> dict[str, float]:
     return _checked(numbers, {*RULES, "oracle"})
-
-
-def _of_every_adapter(numbers: dict[str, float]) -> dict[str, float]:
-    return _checked(numbers, {"initial", "federated", "local", *RULES, "oracle"})
 
 
 def _checked(numbers: dict[str, float], names: set[str]) -> dict[str, float]:
@@ -104,67 +113,129 @@ def _checked(numbers: dict[str, float], names: set[str]) -> dict[str, float]:
     return numbers
 
 
-class Report(Entry):
-    """The outcome of a client's personalization."""
+MERGED = ("traces", "bound", "weights", "diagnosis", "grid")
+"""What a report has where the method merges by evidence, and only there."""
 
-    traces: Traces
-    bound: Bound
-    weights: Annotated[dict[str, float], AfterValidator(_of_every_rule)]
+
+class Report(Entry):
+    """The outcome of a client."""
+
+    optimizer_steps: int = Field(ge=0)
     personalized: Personalized
-    diagnosis: Diagnosed
-    accuracy: Annotated[dict[str, float], AfterValidator(_of_every_adapter)]
-    loss: Annotated[dict[str, float], AfterValidator(_of_every_adapter)]
-    grid: Grid
+    accuracy: dict[str, float]
+    loss: dict[str, float]
+    traces: Traces | None = None
+    bound: Bound | None = None
+    weights: Annotated[dict[str, float], AfterValidator(_of_every_rule)] | None = None
+    diagnosis: Diagnosed | None = None
+    grid: Grid | None = None
     svd_error: float | None = None
     seconds: Seconds
 
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Report:
+        """Check that a merge is reported whole, and that every adapter and rule has its scores."""
+        there = {name for name in MERGED if getattr(self, name) is not None}
+        if there:
+            _checked(dict.fromkeys(there, 0.0), set(MERGED))
+            own = self.personalized.model_dump(exclude_none=True)
+            _checked(own, set(Personalized.model_fields))
+        rules = {*RULES, "oracle"} if there else set()
+        for name in ("accuracy", "loss"):
+            scores: dict[str, float] = getattr(self, name)
+            single = set(scores) & {"initial", "federated", "local"}
+            try:
+                _checked(scores, single | rules | {"initial"})
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        _checked(self.loss, set(self.accuracy))
+        return self
+
+    def check_adapters(self, names: set[str]) -> None:
+        """Check that it is these adapters that are scored, next to any rules.
+
+        Raises
+        ------
+        ReplyError
+            One is missing or was not asked for.
+        """
+        if difference := (set(self.accuracy) - set(self.weights or ())) ^ names:
+            raise ReplyError(f"accuracy: {sorted(difference)} missing or not asked for")
+
     @classmethod
-    def of(cls, outcome: Personalization) -> Report:
-        """Return what of a personalization may leave the client: numbers, no adapter."""
-        own, found = outcome.scores["personalized"], outcome.diagnosis
+    def of(cls, outcome: Outcome, optimizer_steps: int, seconds: float) -> Report:
+        """Return what of an outcome may leave the client: numbers, no adapter."""
+        own = outcome.scores["personalized"]
         scores = {name: score for name, score in outcome.scores.items() if name != "personalized"}
-        points = [score for _, score in outcome.grid]
+        personalized = Personalized(accuracy=own.accuracy, loss=own.loss, weight=outcome.weight)
+        if outcome.merge is not None:
+            merged = outcome.merge
+            personalized = personalized.model_copy(
+                update={
+                    "rule": merged.rule,
+                    "fallback": merged.fallback,
+                    "reason": merged.reason,
+                }
+            )
         return cls(
-            traces=Traces(**outcome.traces),
-            bound=Bound(**outcome.bound),
-            weights=outcome.weights,
-            personalized=Personalized(
-                rule=outcome.rule,
-                weight=outcome.weight,
-                accuracy=own.accuracy,
-                loss=own.loss,
-                fallback=outcome.fallback,
-                reason=outcome.reason,
-            ),
-            diagnosis=Diagnosed(
-                favours=found.favours,
-                low=found.low,
-                high=found.high,
-                gain=found.gain,
-                noise=found.noise if math.isfinite(found.noise) else None,
-                warning=found.warning,
-            ),
+            optimizer_steps=optimizer_steps,
+            personalized=personalized,
             accuracy={name: score.accuracy for name, score in scores.items()},
             loss={name: score.loss for name, score in scores.items()},
-            grid=Grid(
-                weight=[weight for weight, _ in outcome.grid],
-                accuracy=[score.accuracy for score in points],
-                loss=[score.loss for score in points],
-            ),
-            svd_error=outcome.svd_error,
             seconds=Seconds(
-                local_training=outcome.seconds_local_training, weight=outcome.seconds_weight
+                training=seconds,
+                local_training=outcome.seconds_local_training,
+                weight=outcome.seconds_weight,
             ),
+            **(_of_merge(outcome.merge) if outcome.merge is not None else {}),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as it stands in ``results.json``: the grid is a list of points."""
+        """Return the entry as it stands in ``results.json``: without what the method does not
+        have; the grid is a list of points.
+        """
         entry = self.model_dump()
-        columns = entry["grid"]
-        entry["grid"] = [
-            dict(zip(columns, point, strict=True)) for point in zip(*columns.values(), strict=True)
-        ]
+        for name in MERGED:
+            if entry[name] is None:
+                del entry[name]
+        if self.grid is None:
+            del entry["svd_error"]
+        else:
+            columns = entry["grid"]
+            entry["grid"] = [
+                dict(zip(columns, point, strict=True))
+                for point in zip(*columns.values(), strict=True)
+            ]
+        for group in ("personalized", "seconds"):
+            entry[group] = {
+                name: value for name, value in entry[group].items() if value is not None
+            }
         return entry
+
+
+def _of_merge(merge: Personalization) -> dict[str, Any]:
+    """Return the parts of a report that tell of a merge by evidence."""
+    found = merge.diagnosis
+    points = [score for _, score in merge.grid]
+    return {
+        "traces": Traces(**merge.traces),
+        "bound": Bound(**merge.bound),
+        "weights": merge.weights,
+        "diagnosis": Diagnosed(
+            favours=found.favours,
+            low=found.low,
+            high=found.high,
+            gain=found.gain,
+            noise=found.noise if math.isfinite(found.noise) else None,
+            warning=found.warning,
+        ),
+        "grid": Grid(
+            weight=[weight for weight, _ in merge.grid],
+            accuracy=[score.accuracy for score in points],
+            loss=[score.loss for score in points],
+        ),
+        "svd_error": merge.svd_error,
+    }
 
 
 E = TypeVar("E", bound=Entry)
@@ -209,7 +280,7 @@ def unpack(content: RecordDict, kind: type[E]) -> E:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ReplyError(f"{where}: {first['msg']}") from None
+        raise ReplyError(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 def _flatten(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from potara_flwr.console import ORACLE, Results, byte_unit, rule_names, scientific
+from potara_flwr.console import (
+    ORACLE,
+    Results,
+    byte_unit,
+    merges,
+    rule_names,
+    scientific,
+    single_adapters,
+)
 
 BLACK, GREY, PALE = "#000000", "#767676", "#E4E4E4"
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -96,7 +104,9 @@ def traces_and_bound(results: Results) -> Figure:
 
 
 def accuracy_per_client(results: Results) -> Figure:
-    """Draw federated, local and personalized accuracy of every client and their mean as bars."""
+    """Draw every client's accuracies and their mean as bars: federated and local, where the method
+    has such adapters, and personalized.
+    """
     clients = results["clients"]
     if not clients:
         return _words("No client was personalized.")
@@ -110,12 +120,14 @@ def accuracy_per_client(results: Results) -> Figure:
     # The mean stands apart and is as wide on paper however many clients there are.
     stretch = max(1.0, len(clients) / 10)
     middle = len(clients) + 0.9 * stretch - 0.4
-    for shift, (name, colour) in zip((-1, 0, 1), ADAPTER_COLOURS.items(), strict=True):
+    drawn = {name: colour for name, colour in ADAPTER_COLOURS.items() if name in scores[0]}
+    for order, (name, colour) in enumerate(drawn.items()):
+        shift = order - (len(drawn) - 1) / 2
         heights = [_percent(score[name]) for score in scores]
         places = [i + 0.27 * shift for i in range(len(clients))]
         bars = axes.bar(places, heights, 0.25, color=colour, label=name)
-        place = middle + 0.27 * shift * stretch
-        average = axes.bar([place], [_percent(mean[name])], 0.25 * stretch, color=colour)
+        beside = middle + 0.27 * shift * stretch
+        average = axes.bar([beside], [_percent(mean[name])], 0.25 * stretch, color=colour)
         for group in [average, bars] if len(clients) <= 4 else [average]:
             axes.bar_label(group, fmt="%.0f", padding=2, fontsize=SMALL)
     axes.axvline(len(clients) - 0.45 + 0.2 * stretch, color=GREY, linewidth=0.8)
@@ -132,8 +144,8 @@ def accuracy_per_client(results: Results) -> Figure:
 
 
 def accuracy_against_bytes(results: Results) -> Figure:
-    """Draw the federated adapter's mean accuracy against all bytes sent until then, and where the
-    personalized adapters end.
+    """Draw the mean accuracy after each round, mostly the federated adapter's, against all bytes
+    sent until then, and where the personalized adapters end.
     """
     rounds = results["rounds"]
     if not rounds:
@@ -143,7 +155,7 @@ def accuracy_against_bytes(results: Results) -> Figure:
     curve = [(_bytes_until(messages, 0), mean["initial"])]
     curve += [(_bytes_until(messages, row["round"]), row["accuracy"]) for row in rounds]
     if curve[-1][1] is None:
-        curve[-1] = (curve[-1][0], mean["federated"])
+        curve[-1] = (curve[-1][0], mean.get("federated"))
     total = sum(message["bytes_down"] + message["bytes_up"] for message in messages)
     unit, name = byte_unit(total)
 
@@ -151,12 +163,20 @@ def accuracy_against_bytes(results: Results) -> Figure:
     axes = figure.subplots()
     x = [sent / unit for sent, accuracy in curve if accuracy is not None]
     y = [_percent(accuracy) for _, accuracy in curve if accuracy is not None]
-    axes.plot(x, y, color=BLUE, marker="o", markersize=_dot(rounds), label="federated, per round")
+    axes.plot(
+        x,
+        y,
+        color=BLUE,
+        marker="o",
+        markersize=_dot(rounds),
+        label=f"{_scored_in_rounds(results)}, per round",
+    )
     end = _percent(mean["personalized"])
     axes.plot([x[-1], total / unit], [y[-1], end], color=GREEN, linestyle=":")
     star: dict[str, Any] = {"color": GREEN, "marker": "*", "markersize": 15, "linestyle": "none"}
     axes.plot([total / unit], [end], **star, label="personalized, at the end")
-    axes.axhline(_percent(mean["local"]), color=ORANGE, linestyle="--", label="local")
+    if "local" in mean:
+        axes.axhline(_percent(mean["local"]), color=ORANGE, linestyle="--", label="local")
     axes.set_xlim(-0.02 * total / unit, 1.04 * total / unit)
     axes.set_xlabel(f"bytes sent so far, down and up, all clients ({name})")
     axes.set_ylabel("mean test accuracy (%)")
@@ -166,7 +186,7 @@ def accuracy_against_bytes(results: Results) -> Figure:
 
 
 def learning_curves(results: Results) -> Figure:
-    """Draw loss and accuracy of the federated adapter over the rounds."""
+    """Draw loss and accuracy over the rounds, mostly of the federated adapter."""
     rounds = results["rounds"]
     if not rounds:
         return _words("No federated round was run: there is no learning curve.")
@@ -203,6 +223,21 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "learning-curves": learning_curves,
 }
 """File name → how it is drawn."""
+
+OF_MERGES = ("accuracy-along-weight", "traces-and-bound")
+"""Figures that only a method has that merges by evidence."""
+
+
+def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
+    """Return the figures that a run has."""
+    return {
+        name: draw for name, draw in FIGURES.items() if merges(results) or name not in OF_MERGES
+    }
+
+
+def _scored_in_rounds(results: Results) -> str:
+    """Name what was scored after each round: the clients' own, where no adapter is for all."""
+    return "federated" if "federated" in single_adapters(results) else "personalized"
 
 
 def _rule_marks(results: Results) -> dict[str, tuple[str, dict[str, Any]]]:

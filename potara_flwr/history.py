@@ -12,6 +12,7 @@ from flwr.supercore import log
 
 from potara_flwr.communication import Ledger
 from potara_flwr.config import Settings
+from potara_flwr.methods import METHODS
 from potara_flwr.progress import Progress
 from potara_flwr.strategies import LoraAveraging
 
@@ -33,6 +34,7 @@ class RoundRecorder:
         self.strategy = strategy
         self.ledger = ledger
         self.settings = settings
+        self.total = METHODS[settings.method].rounds(settings)
         self.rounds: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
@@ -52,12 +54,12 @@ class RoundRecorder:
             "training_loss": trained.get("loss"),
             "bytes_down": sum(item.bytes_down for item in exchanges),
             "bytes_up": sum(item.bytes_up for item in exchanges),
+            "aggregation_error": self.strategy.aggregation_error,
             "seconds": seconds,
             "clients": self.strategy.sampled,
         }
         self.rounds.append(record)
-        self._log("round", server_round, self.settings.federation.rounds, loss, accuracy,
-                  self._seconds_left())  # fmt: skip
+        self._log("round", server_round, self.total, loss, accuracy, self._seconds_left())
 
     def watch_personalization(self, total: int) -> PersonalizationWatch:
         """Return a callback that logs each client's reply in the last phase."""
@@ -66,8 +68,9 @@ class RoundRecorder:
     def _seconds_left(self) -> float:
         """Estimate the rest from the mean round: rounds to go, then the local steps."""
         mean: float = sum(record["seconds"] for record in self.rounds) / len(self.rounds)
-        rounds_left = self.settings.federation.rounds - len(self.rounds)
-        return mean * (rounds_left + self.settings.local.steps / self.settings.train.local_steps)
+        local = self.settings.local.steps * METHODS[self.settings.method].local_phase
+        rounds_left = self.total - len(self.rounds)
+        return mean * (rounds_left + local / self.settings.train.local_steps)
 
     def _log(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ from matplotlib.figure import Figure
 from potara_flwr.console import (
     Results,
     byte_unit,
-    interval,
-    marked_weight,
+    client_columns,
+    has_weight,
+    merges,
     number,
     percent,
     remarks,
-    scientific,
     summary_rows,
 )
-from potara_flwr.figures import FIGURES
+from potara_flwr.figures import figures_of
+from potara_flwr.methods import METHODS
 
 CAPTIONS = {
     "accuracy-along-weight": "Each panel is a client: the line is the test accuracy of its merge "
@@ -89,44 +90,42 @@ TEMPLATE = """<!doctype html>
 <h2>Summary</h2>
 <div class="scroll"><table>
 <thead><tr><th>Adapter</th><th>Mean<br>accuracy (%)</th>
-<th>Example-weighted<br>accuracy (%)</th><th>Mean<br>loss</th><th>Mean<br>λ</th>
-<th>Regret<br>(points)</th></tr></thead>
+<th>Example-weighted<br>accuracy (%)</th><th>Mean<br>loss</th>
+{%- if weighted %}<th>Mean<br>λ</th>{% endif %}
+{%- if merges %}<th>Regret<br>(points)</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in summary -%}
 <tr{% if row.note == "chosen" %} class="chosen"{% elif row.name == "oracle" %} class="oracle"
 {%- endif %}><td>{{ row.label }}</td><td>{{ row.accuracy | percent }}</td>
 <td>{{ row.weighted_accuracy | percent }}</td><td>{{ row.loss | number(3) }}</td>
-<td>{{ row.weight | number }}</td><td>{{ row.regret | percent }}</td></tr>
+{%- if weighted %}<td>{{ row.weight | number }}</td>{% endif %}
+{%- if merges %}<td>{{ row.regret | percent }}</td>{% endif %}</tr>
 {% endfor -%}
 </tbody></table></div>
-<p class="note">All scores are on test data. <strong>The oracle sees the test data</strong>: it is
+<p class="note">All scores are on test data.
+{% if merges %}<strong>The oracle sees the test data</strong>: it is
 the best of the weights on a grid, chosen by test accuracy itself. No client could choose so, and
 it flatters; it is here as the yardstick. Regret is the mean accuracy that a rule loses against it.
-{{ communication }}</p>
+{% endif %}{{ communication }}</p>
 
 <h2>Clients</h2>
 {% if clients -%}
 <div class="scroll"><table>
-<thead><tr><th>Client</th><th>Train samples</th><th>Test samples</th><th>λ</th>
-<th>90 %<br>of λ</th><th>Evidence<br>favours</th>
-<th>a<br>federated trace</th><th>b<br>local trace</th><th>c<br>cross trace</th>
-<th>Federated (%)</th><th>Local (%)</th><th>Personalized (%)</th>
-{%- if svd %}<th>SVD error</th>{% endif %}</tr></thead>
+<thead><tr><th>Client</th>{% for header in client_headers %}<th>{{ header }}</th>{% endfor %}
+</tr></thead>
 <tbody>
 {% for row in clients -%}
-<tr><td>{{ row.client }}</td><td>{{ row.num_train }}</td><td>{{ row.num_test }}</td>
-<td>{{ row | marked_weight }}</td><td>{{ row | interval }}</td><td>{{ row.diagnosis.favours }}</td>
-<td>{{ row.traces.federated | scientific }}</td><td>{{ row.traces.local | scientific }}</td>
-<td>{{ row.traces.cross | scientific }}</td><td>{{ row.accuracy.federated | percent }}</td>
-<td>{{ row.accuracy.local | percent }}</td><td>{{ row.personalized.accuracy | percent }}</td>
-{%- if svd %}<td>{{ row.svd_error | number(4) }}</td>{% endif %}</tr>
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor -%}
 </tbody></table></div>
-<p class="note">λ is the weight on the federated adapter in the client's personalized adapter:
-1 is all federated, 0 all local.
+{% if weighted %}<p class="note">λ is the weight on the federated adapter in the client's
+personalized adapter: 1 is all federated, 0 all local.
+{%- if merges %}
 The interval holds the middle 90 % of λ over resamples of the calibration samples; what favours
 neither side is favoured by both.
+{%- endif %}
 {%- for mark, who, text in remarks %}<br>{{ mark }} {{ who }}: {{ text }}.{% endfor %}</p>
+{% endif %}
 {%- else %}<p>No client was personalized.</p>{% endif %}
 
 <h2>Figures</h2>
@@ -170,7 +169,7 @@ def write_report(results: Results, folder: Path) -> None:
     images = folder / "figures"
     images.mkdir(parents=True, exist_ok=True)
     figures = []
-    for name, draw in FIGURES.items():
+    for name, draw in figures_of(results).items():
         png = _png(draw(results))
         (images / f"{name}.png").write_bytes(png)
         figures.append(_embedded(name, png))
@@ -186,41 +185,80 @@ def _png(figure: Figure) -> bytes:
 
 def _page(results: Results, figures: list[dict[str, Any]]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        "percent": percent,
-        "number": number,
-        "scientific": scientific,
-        "when": _when,
-        "marked_weight": marked_weight,
-        "interval": interval,
-    }
-    clients = results["clients"]
+    environment.filters |= {"percent": percent, "number": number, "when": _when}
     config = results["config"]
-    rounds = config["federation"]["rounds"]
+    rounds = len(results["rounds"])
+    columns = _client_columns(results)
+    clients = _count(config["data"]["num-clients"], "client")
     return environment.from_string(TEMPLATE).render(
-        title=f"Potara: {config['task']['name']}, {_count(config['data']['num-clients'], 'client')}"
-        f", {_count(rounds, 'federated round')}",
+        title=f"{METHODS[results['method']].title}: {config['task']['name']}, {clients}, "
+        f"{_count(rounds, 'federated round')}",
         style=STYLE,
-        explanation=_explanation(config),
+        explanation=_explanation(results),
+        merges=merges(results),
+        weighted=has_weight(results),
         summary=summary_rows(results),
         communication=_communication(results),
-        clients=clients,
+        client_headers=columns,
+        clients=[
+            [str(client["client"]), *(show(client) for show in columns.values())]
+            for client in results["clients"]
+        ],
         remarks=remarks(results),
-        svd=any(client["svd_error"] is not None for client in clients),
         figures=figures,
         troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
         settings=list(_flat(config)),
     )
 
 
-def _explanation(config: dict[str, Any]) -> str:
+def _client_columns(results: Results) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return the columns of a client on the page: the console's, and what is too wide for it."""
+    (first, show), *others = [
+        (header.replace("-\n", "").replace("\n", " "), show)
+        for header, show in client_columns(results).items()
+    ]
+    columns = {first: show, "test samples": lambda client: str(client["num_test"])}
+    if not merges(results):
+        return columns | dict(others)
+    columns |= dict(others[:2])
+    columns["evidence favours"] = lambda client: str(client["diagnosis"]["favours"])
+    columns["optimizer steps"] = lambda client: str(client["optimizer_steps"])
+    columns |= dict(others[2:])
+    if any(client["svd_error"] is not None for client in results["clients"]):
+        columns["SVD error"] = lambda client: number(client["svd_error"], 4)
+    return columns
+
+
+def _explanation(results: Results) -> str:
     """Say in one paragraph what was run."""
-    data, federation, local, merge = (
-        config[group] for group in ("data", "federation", "local", "merge")
+    config = results["config"]
+    data = config["data"]
+    who = (
+        f"{_count(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
+        f"model {config['task']['model']})"
     )
-    rounds = federation["rounds"]
+    rounds = len(results["rounds"])
+    done = _merging(config, rounds) if merges(results) else _baseline(results, rounds)
+    return f"{who} {done} The seed is {config['seed']}."
+
+
+def _baseline(results: Results, rounds: int) -> str:
+    """Say what a method other than Potara did."""
+    method = METHODS[results["method"]]
+    steps = results["summary"].get("optimizer_steps", {}).get("mean", 0)
+    source = f" (arXiv {method.source})" if method.source else ""
+    return (
+        f"ran {method.title}{source} in {_count(rounds, 'federated round')}, with {steps:.0f} "
+        f"optimizer steps a client. {method.summary}"
+    )
+
+
+def _merging(config: dict[str, Any], rounds: int) -> str:
+    """Say what Potara did."""
+    federation, local, merge = (config[group] for group in ("federation", "local", "merge"))
     federated = (
-        f"made a federated adapter in {_count(rounds, 'round')} of {federation['strategy']}"
+        f"made a federated adapter in {_count(rounds, 'federated round')} "
+        f"({federation['aggregation']} averaged, sent as {federation['transport']})"
         if rounds
         else "made no federated round, so that the federated adapter is the initial one"
     )
@@ -233,11 +271,9 @@ def _explanation(config: dict[str, Any]) -> str:
         else "kept it as its personalized adapter, with nothing to merge it with"
     )
     return (
-        f"{_count(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
-        f"model {config['task']['model']}; Dirichlet label skew of concentration {data['alpha']:g},"
-        f" {data['shift']} shift) {federated}. Each client then trained a local adapter for "
+        f"{federated}. Each client then trained a local adapter for "
         f"{_count(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
-        f"own samples alone, and {merged}. The seed is {config['seed']}."
+        f"own samples alone, and {merged}."
     )
 
 

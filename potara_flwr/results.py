@@ -57,20 +57,27 @@ def claimed_folder(folder: Path) -> Iterator[None]:
 
 
 def summarize(clients: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return means over clients, plain and weighted by test samples, and each rule's mean regret.
+    """Return means over clients, plain and weighted by test samples, optimizer steps, and, where
+    there are merge rules, fallbacks, warnings and each rule's mean regret.
 
     Regret is what the oracle's score is better by: accuracy as a fraction, loss in its unit.
     """
     plain = [1.0] * len(clients)
     weighted = [float(client["num_test"]) for client in clients]
     mean = _means(clients, plain)
-    rules = [rule for rule in clients[0]["weights"] if rule != "oracle"]
-    return {
+    steps = sum(client["optimizer_steps"] for client in clients)
+    summary: dict[str, Any] = {
         "num_clients": len(clients),
-        "fallbacks": sum(bool(client["personalized"]["fallback"]) for client in clients),
-        "warnings": sum(bool(client["diagnosis"]["warning"]) for client in clients),
+        "optimizer_steps": {"mean": steps / len(clients), "total": steps},
         "mean": mean,
         "weighted_mean": _means(clients, weighted),
+    }
+    if "weights" not in clients[0]:
+        return summary
+    rules = [rule for rule in clients[0]["weights"] if rule != "oracle"]
+    return summary | {
+        "fallbacks": sum(bool(client["personalized"]["fallback"]) for client in clients),
+        "warnings": sum(bool(client["diagnosis"]["warning"]) for client in clients),
         "regret": {
             name: {
                 "accuracy": mean["accuracy"]["oracle"] - mean["accuracy"][name],

@@ -9,31 +9,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from potara_flwr.adapters import Adapter, LoraModel, kind_of, save_adapter
 from potara_flwr.base_models import find_model
 from potara_flwr.config import Settings
+from potara_flwr.methods import METHODS, Outcome
 from potara_flwr.personalization import Personalization
 from potara_flwr.tasks import TASKS
 
 
 def save_client(
-    folder: Path, client: int, outcome: Personalization, model: LoraModel, settings: Settings
+    folder: Path, client: int, outcome: Outcome, model: LoraModel, settings: Settings
 ) -> None:
-    """Write a client's personalized adapter to ``folder`` and its local one to ``folder/local``."""
+    """Write what a client ends with to ``folder``: the personalized adapter, others below it.
+
+    Where the personalized model is no single adapter, ``folder`` holds the parts and a card.
+    """
+    cards = {"": client_card(client, outcome, settings)}
     with replacing(folder) as target:
-        _save(target, outcome.personalized, model, settings, folder, client_card(client, outcome))
-        _save(target / "local", outcome.local, model, settings, folder / "local",
-              local_card(client, outcome))  # fmt: skip
+        for name, adapter in outcome.adapters.items():
+            card = cards.get(name) or part_card(client, name, outcome)
+            _save(target / name, adapter, model, settings, folder / name, card)
+        if "" not in outcome.adapters:
+            (target / "README.md").write_text(cards[""])
+        for name, tensors in outcome.tensors.items():
+            save_file(dict(tensors), target / f"{name}.safetensors")
 
 
 def save_federated(
     folder: Path, adapter: Adapter, model: LoraModel, settings: Settings, accuracy: float
 ) -> None:
     """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples."""
+    method = METHODS[settings.method]
     card = f"""# Federated LoRA adapter
 
-The average of the clients' adapters after {settings.federation.rounds} federated rounds: the
-general half of every personalized adapter.
+The average of the clients' adapters after {method.rounds(settings)} federated rounds of
+{method.title}.
 
 - mean test accuracy over clients: {accuracy:.4f}
 """
@@ -41,40 +53,50 @@ general half of every personalized adapter.
         _save(target, adapter, model, settings, folder, card)
 
 
-def client_card(client: int, outcome: Personalization) -> str:
-    """Return the model card of a personalized adapter."""
+def client_card(client: int, outcome: Outcome, settings: Settings) -> str:
+    """Return the model card of what a client ends with."""
+    method = METHODS[settings.method]
+    source = f" (arXiv {method.source})" if method.source else ""
     scores = "\n".join(
         f"| {name} | {score.accuracy:.4f} | {score.loss:.4f} |"
         for name, score in outcome.scores.items()
-        if name in ("initial", "federated", "local", "personalized")
+        if name in (*method.adapters, "personalized")
     )
-    found = outcome.diagnosis
-    notes = "".join(f"- {words}\n" for words in (outcome.reason, found.warning) if words)
+    parts = ", ".join(name for name in [*outcome.adapters, *outcome.tensors] if name)
+    more = f"- what it is made of, in this folder: {parts}\n" if parts else ""
     return f"""# Personalized LoRA adapter of client {client}
 
-The merge λ · federated + (1 − λ) · local of this client's two adapters (Potara, arXiv 2602.18658).
+{method.title}{source}: {method.summary}
 
-- merge rule: {outcome.rule}
-- λ, the weight on the federated adapter: {outcome.weight:.4f}
-- interval of λ from resampling (90 %): {found.low:.2f} to {found.high:.2f}; the evidence favours
-  {found.favours}
-{notes}- variance traces: federated a = {outcome.traces["federated"]:.6g}, local
-  b = {outcome.traces["local"]:.6g}, cross c = {outcome.traces["cross"]:.6g}
-
+{more}{_merge_lines(outcome.merge)}
 | adapter | test accuracy | test loss |
 |---|---|---|
 {scores}
 """
 
 
-def local_card(client: int, outcome: Personalization) -> str:
-    """Return the model card of a local adapter."""
-    score = outcome.scores["local"]
-    return f"""# Local LoRA adapter of client {client}
+def _merge_lines(merge: Personalization | None) -> str:
+    if merge is None:
+        return ""
+    found = merge.diagnosis
+    notes = "".join(f"- {words}\n" for words in (merge.reason, found.warning) if words)
+    return f"""- merge: λ · federated + (1 − λ) · local
+- merge rule: {merge.rule}
+- λ, the weight on the federated adapter: {merge.weight:.4f}
+- interval of λ from resampling (90 %): {found.low:.2f} to {found.high:.2f}; the evidence favours
+  {found.favours}
+{notes}- variance traces: federated a = {merge.traces["federated"]:.6g}, local
+  b = {merge.traces["local"]:.6g}, cross c = {merge.traces["cross"]:.6g}
+"""
 
-Trained by the client alone, on its own samples.
 
-- test accuracy: {score.accuracy:.4f}, test loss: {score.loss:.4f}
+def part_card(client: int, name: str, outcome: Outcome) -> str:
+    """Return the model card of an adapter that the personalized one is made of."""
+    score = outcome.scores.get(name)
+    told = score and f"- test accuracy: {score.accuracy:.4f}, test loss: {score.loss:.4f}"
+    return f"""# {name.capitalize()} LoRA adapter of client {client}
+
+{told or "- a part of the client's personalized model"}
 """
 
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
+from potara_flwr.adapters import kind_of
 from potara_flwr.client_app import USER_ERROR
 from potara_flwr.communication import Ledger, MeteredGrid
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.entries import Description, Report, unpack
 from potara_flwr.errors import PotaraError, ReplyError, RunError, SettingsError
 from potara_flwr.history import RoundRecorder
+from potara_flwr.methods import METHODS
+from potara_flwr.personalization import Stopwatch
 from potara_flwr.report import write_report
 from potara_flwr.results import claimed_folder, results_folder, summarize, write_results
 from potara_flwr.saving import save_federated
-from potara_flwr.strategies import STRATEGIES
+from potara_flwr.strategies.lora_averaging import Sent, record_of
 from potara_flwr.workbench import code_version, workbench
 
 app = ServerApp()
@@ -58,43 +62,59 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]
     """Gather the clients and take the steps of the algorithm; save the federated adapter in
     ``folder`` and return what goes into ``results.json``.
     """
-    model = workbench(settings).model
+    clock = Stopwatch()
+    model, method = workbench(settings).model, METHODS[settings.method]
     descriptions = gather_clients(grid, settings)
+    clock.lap("gathering")
 
-    # 1. Federated rounds: the federated adapter.
-    strategy = STRATEGIES[settings.federation.strategy](
+    # 1. Federated rounds: of the tensors that the method shares.
+    strategy = method.strategy(
         grid.clients,
         seed=settings.seed,
         fraction_train=settings.federation.fraction_train,
         fraction_evaluate=settings.federation.fraction_evaluate,
         min_reply_fraction=settings.federation.min_reply_fraction,
         ledger=grid.ledger,
+        aggregation=settings.federation.aggregation,
+        transport=settings.federation.transport,
     )
     recorder = RoundRecorder(strategy, grid.ledger, settings)
-    initial = ArrayRecord(model.initial)
+    shared = [name for name in model.initial if method.sends(name, settings)]
+    initial = record_of({name: model.initial[name].numpy() for name in shared})
+    rounds = method.rounds(settings)
     outcome = strategy.start(
         grid=grid,
         initial_arrays=initial,
-        num_rounds=settings.federation.rounds,
+        num_rounds=rounds,
         timeout=settings.federation.timeout,
         evaluate_fn=recorder,
     )
-    federated = outcome.arrays if settings.federation.rounds else initial
+    arrays = outcome.arrays if rounds else initial
+    clock.lap("rounds")
 
-    # 2. Local training, traces, weight and merge: on the clients, which send numbers only.
-    clients = personalize_clients(grid, federated, settings, descriptions, recorder)
+    # 2. The method's end, for Potara local training, traces, weight and merge: on the clients,
+    # which send numbers only.
+    sent = {node: strategy.sent_to(client, arrays) for node, client in grid.clients.items()}
+    clients = personalize_clients(grid, sent, settings, descriptions, recorder)
+    clock.lap("personalization")
 
     # 3. Results.
     summary = summarize(clients)
-    accuracy = summary["mean"]["accuracy"]["federated"]
-    adapter = federated.to_torch_state_dict()
-    save_federated(folder / "federated", dict(adapter), model, settings, accuracy)
+    if "federated" in method.adapters:
+        values = next(iter(sent.values())).values
+        federated = model.initial | {name: torch.from_numpy(a) for name, a in values.items()}
+        if settings.task.head == "local":
+            federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}
+        accuracy = summary["mean"]["accuracy"]["federated"]
+        save_federated(folder / "federated", federated, model, settings, accuracy)
     return {
+        "method": settings.method,
         "config": settings.computed(),
         "rounds": recorder.rounds,
         **grid.ledger.to_json(),
         "clients": clients,
         "summary": summary,
+        "seconds": clock.seconds,
     }
 
 
@@ -169,12 +189,12 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Descripti
 
 def personalize_clients(
     grid: MeteredGrid,
-    federated: ArrayRecord,
+    sent: Mapping[int, Sent],
     settings: Settings,
     descriptions: dict[int, Description],
     recorder: RoundRecorder,
 ) -> list[dict[str, Any]]:
-    """Send every client the federated adapter; return their results, sorted by client.
+    """Send every node its adapter for the last time; return the clients' results, sorted.
 
     Raises
     ------
@@ -182,8 +202,11 @@ def personalize_clients(
         No client could be personalized.
     """
     grid.on_reply = recorder.watch_personalization(len(grid.clients))
-    content = RecordDict({"arrays": federated})
-    messages = [Message(content, node, "query.personalize") for node in grid.clients]
+    contents = {id(item): RecordDict({"arrays": item.record}) for item in sent.values()}
+    messages = [
+        Message(contents[id(item)], node, "query.personalize") for node, item in sent.items()
+    ]
+    adapters = set(METHODS[settings.method].adapters)
     clients = []
     for reply in grid.send_and_receive(messages, timeout=settings.federation.timeout):
         client = grid.clients[reply.metadata.src_node_id]
@@ -193,6 +216,7 @@ def personalize_clients(
             continue
         try:
             report = unpack(reply.content, Report)
+            report.check_adapters(adapters)
         except ReplyError as error:
             grid.ledger.refuse(client, None, "personalize", str(error))
             continue

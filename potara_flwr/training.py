@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter, LoraModel, device_of
+from potara_flwr.adapters import Adapter, AdapterRunner, device_of
 from potara_flwr.config import TrainSettings
 from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed
@@ -28,6 +28,27 @@ class Score:
     num_samples: int
 
 
+@dataclass(frozen=True)
+class Proximal:
+    """The pull μ/2 · ‖θ − θ₀‖² towards a fixed adapter θ₀ (FedProx: arXiv 1812.06127, eq. 2)."""
+
+    mu: float
+    centre: Adapter
+
+    def __call__(self, adapter: Adapter) -> Tensor:
+        """Return the penalty on an adapter, a scalar."""
+        return (
+            self.mu
+            / 2
+            * torch.stack(
+                [
+                    (tensor - self.centre[name].to(tensor.device)).square().sum()
+                    for name, tensor in adapter.items()
+                ]
+            ).sum()
+        )
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on one thread: sums come in one order, so every runtime gives the same bits."""
@@ -40,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def dropout_on(model: LoraModel) -> Iterator[None]:
+def dropout_on(model: AdapterRunner) -> Iterator[None]:
     """Put the model in training mode, and back in evaluation mode whatever happens."""
     model.module.train()
     try:
@@ -71,7 +92,7 @@ def batches(num: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor
 
 
 def train(
-    model: LoraModel,
+    model: AdapterRunner,
     task: Task,
     adapter: Adapter,
     samples: Samples,
@@ -80,6 +101,8 @@ def train(
     steps: int,
     seed: int,
     who: str,
+    frozen: Collection[str] = (),
+    proximal: Proximal | None = None,
 ) -> tuple[Adapter, float]:
     """Take ``steps`` AdamW steps from ``adapter``; return the new adapter and the mean loss.
 
@@ -89,6 +112,10 @@ def train(
         Decides the order of the samples and dropout.
     who : str
         Who trains and when, for the error message, e.g. ``client 3, round 2``.
+    frozen : collection of str
+        Names of tensors that stay as they are.
+    proximal : Proximal, optional
+        A penalty that is added to the loss, but not to the mean that is returned.
 
     Raises
     ------
@@ -97,10 +124,12 @@ def train(
     """
     device = device_of(model.module)
     trained = {
-        name: tensor.to(device, copy=True).requires_grad_() for name, tensor in adapter.items()
+        name: tensor.to(device, copy=True).requires_grad_(name not in frozen)
+        for name, tensor in adapter.items()
     }
+    parameters = [tensor for tensor in trained.values() if tensor.requires_grad]
     optimizer = torch.optim.AdamW(
-        trained.values(), lr=settings.learning_rate, weight_decay=0.0, foreach=True
+        parameters, lr=settings.learning_rate, weight_decay=0.0, foreach=True
     )
     total = 0.0
     with fork_rng(device), dropout_on(model):
@@ -117,6 +146,8 @@ def train(
                     f"train.learning-rate (now {settings.learning_rate:g})"
                 )
             total += value
+            if proximal is not None:
+                loss = loss + proximal(trained)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -125,7 +156,7 @@ def train(
 
 
 @torch.no_grad()
-def sample_losses(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
+def sample_losses(model: AdapterRunner, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
     """Return the loss of each sample, shape (n,), float64."""
     device = device_of(model.module)
     adapter = placed(adapter, device)
@@ -138,7 +169,7 @@ def sample_losses(model: LoraModel, task: Task, adapter: Adapter, samples: Sampl
 
 @torch.no_grad()
 def evaluate(
-    model: LoraModel,
+    model: AdapterRunner,
     task: Task,
     adapter: Adapter,
     samples: Samples,

@@ -1,9 +1,6 @@
-"""How adapters are averaged: one file a strategy, one line here."""
+"""How adapters are averaged and sent: one file a strategy."""
 
 from potara_flwr.strategies.lora_averaging import LoraAveraging
+from potara_flwr.strategies.rest_of_world import RestOfWorld
 
-__all__ = ["STRATEGIES", "LoraAveraging"]
-
-STRATEGIES: dict[str, type[LoraAveraging]] = {
-    "fedit": LoraAveraging,
-}
+__all__ = ["LoraAveraging", "RestOfWorld"]

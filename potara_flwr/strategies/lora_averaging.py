@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from logging import INFO
 
 import numpy as np
@@ -16,14 +17,26 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.common import NDArray
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
+from potara_flwr.aggregation import exact_average, weighted_average
 from potara_flwr.communication import Ledger
 from potara_flwr.errors import RunError
 from potara_flwr.seeds import derive_seed
+from potara_flwr.strategies.checking import find_fault
+from potara_flwr.transport import Arrays, decode, encode
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An adapter on its way to a client."""
+
+    record: ArrayRecord
+    """As it travels."""
+    values: Arrays
+    """As the client reads it, float32."""
 
 
 class LoraAveraging(FedAvg):
@@ -46,6 +59,10 @@ class LoraAveraging(FedAvg):
         Share of a round's clients that must send an update that can be used.
     ledger : Ledger
         Where refused replies are written down.
+    aggregation : str
+        ``factors`` or ``exact`` (:mod:`potara_flwr.aggregation`).
+    transport : str
+        How adapters travel (:mod:`potara_flwr.transport`).
     """
 
     def __init__(
@@ -57,6 +74,8 @@ class LoraAveraging(FedAvg):
         fraction_evaluate: float,
         min_reply_fraction: float,
         ledger: Ledger,
+        aggregation: str = "factors",
+        transport: str = "float32",
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -70,13 +89,21 @@ class LoraAveraging(FedAvg):
         self.seed = seed
         self.min_reply_fraction = min_reply_fraction
         self.ledger = ledger
+        self.aggregation = aggregation
+        self.transport = transport
         self.sampled: list[int] = []
         """The clients that train in the current round."""
         self.train_metrics: MetricRecord | None = None
         """The averaged training metrics of the current round."""
         self.evaluate_metrics: MetricRecord | None = None
         """The averaged scores of the current round; None where nobody evaluated."""
-        self._sent = ArrayRecord()
+        self.updates: dict[int, Arrays] = {}
+        """The adapters of the clients that sent a usable one in the current round."""
+        self.aggregation_error: float | None = None
+        """Relative error of the current round's average, where it is ``exact`` but for its rank."""
+        self._residuals: dict[int | None, Arrays] = {}
+        self._last: tuple[ArrayRecord, Sent] | None = None
+        self._sent: dict[int, Sent] = {}
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -90,13 +117,32 @@ class LoraAveraging(FedAvg):
         rng = np.random.default_rng(derive_seed(self.seed, purpose, server_round))
         return [nodes[index] for index in sorted(rng.permutation(len(nodes))[:size])]
 
+    def average(
+        self, updates: Sequence[Arrays], weights: Sequence[float]
+    ) -> tuple[Arrays, float | None]:
+        """Return the average of adapters, and its relative error where that is measured."""
+        if self.aggregation == "exact":
+            return exact_average(updates, weights)
+        return weighted_average(updates, weights), None
+
+    def sent_to(self, client: int, arrays: ArrayRecord) -> Sent:
+        """Return what a client is sent of the server's arrays: here the same for every client."""
+        if self._last is None or self._last[0] is not arrays:
+            self._last = arrays, self.encode(None, values_of(arrays))
+        return self._last[1]
+
+    def encode(self, client: int | None, values: Arrays) -> Sent:
+        """Return arrays as they travel to a client, or to all where None."""
+        sent, self._residuals[client] = encode(values, self.transport, self._residuals.get(client))
+        return Sent(record_of(sent), decode(sent, self.transport))
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Configure the next round of federated training."""
         nodes = self.sample(server_round, self.fraction_train, "train")
         self.sampled = [self.clients[node] for node in nodes]
-        self._sent = arrays
+        self._sent = {client: self.sent_to(client, arrays) for client in self.sampled}
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
     def configure_evaluate(
@@ -126,21 +172,18 @@ class LoraAveraging(FedAvg):
                 f"round {server_round}: {len(good)} of {len(self.sampled)} clients sent a usable "
                 f"update, {needed} are needed ({reasons})"
             )
-        updates = [
-            {name: array.numpy() for name, array in content.array_records["arrays"].items()}
-            for content in good
-        ]
-        weights = [_numbers(content)[self.weighted_by_key] for content in good]
-        averaged = weighted_average(updates, weights)
-        self.train_metrics = self.train_metrics_aggr_fn(good, self.weighted_by_key)
-        arrays = ArrayRecord({name: Array(array) for name, array in averaged.items()})
-        return arrays, self.train_metrics
+        self.updates = {client: self._update(client, good[client]) for client in good}
+        contents = list(good.values())
+        weights = [_numbers(content)[self.weighted_by_key] for content in contents]
+        averaged, self.aggregation_error = self.average(list(self.updates.values()), weights)
+        self.train_metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        return record_of(averaged), self.train_metrics
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Check the replies and take the plain mean of the scores over the clients."""
-        good = self._usable(server_round, replies, "evaluate", None)
+        good = list(self._usable(server_round, replies, "evaluate", None).values())
         self.evaluate_metrics = (
             self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
         )
@@ -155,68 +198,56 @@ class LoraAveraging(FedAvg):
         message_type: str,
     ) -> list[Message]:
         config["server-round"] = server_round
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        return [Message(content, node, message_type, group_id=str(server_round)) for node in nodes]
+        contents: dict[int, RecordDict] = {}
+        messages = []
+        for node in nodes:
+            sent = self.sent_to(self.clients[node], arrays).record
+            if id(sent) not in contents:
+                contents[id(sent)] = RecordDict(
+                    {self.arrayrecord_key: sent, self.configrecord_key: config}
+                )
+            content = contents[id(sent)]
+            messages.append(Message(content, node, message_type, group_id=str(server_round)))
+        return messages
+
+    def _update(self, client: int, content: RecordDict) -> Arrays:
+        """Return the adapter in a reply without fault."""
+        update = decode(values_of(content.array_records["arrays"]), self.transport)
+        if self.transport == "int8":  # the change to what the client was sent
+            sent = self._sent[client].values
+            return {name: sent[name] + array for name, array in update.items()}
+        return update
 
     def _usable(
         self,
         server_round: int,
         replies: Iterable[Message],
         kind: str,
-        sent: ArrayRecord | None,
-    ) -> list[RecordDict]:
-        """Return, by client, the contents without a fault; refuse the others by name."""
+        sent: Mapping[int, Sent] | None,
+    ) -> dict[int, RecordDict]:
+        """Return the contents without a fault, sorted by client; refuse the others by name."""
         good = {}
         for reply in replies:
             client = self.clients[reply.metadata.src_node_id]
             if reply.has_error():
                 fault: str | None = reply.error.reason or f"error {reply.error.code}"
             else:
-                fault = find_fault(reply.content, sent)
+                fault = find_fault(reply.content, sent[client].record if sent else None)
             if fault is None:
                 good[client] = reply.content
             else:
                 self.ledger.refuse(client, server_round, kind, fault)
-        return [good[client] for client in sorted(good)]
+        return {client: good[client] for client in sorted(good)}
 
 
-def find_fault(content: RecordDict, sent: ArrayRecord | None) -> str | None:
-    """Say what is wrong with a reply, or None.
+def record_of(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Return arrays as Flower sends them."""
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
-    A good reply has one metric record ``metrics`` of finite numbers with a whole, positive
-    ``num-examples``, and, where ``sent`` is given, one array record ``arrays`` with the keys,
-    shapes and dtypes of ``sent`` and finite values only; and nothing else.
-    """
-    expected = {"metrics"} | ({"arrays"} if sent is not None else set())
-    if set(content) != expected:
-        return f"has the records {sorted(content)}, not {sorted(expected)}"
-    metrics = content["metrics"]
-    if not isinstance(metrics, MetricRecord):
-        return "its record 'metrics' holds no metrics"
-    num_examples = metrics.get("num-examples")
-    if not isinstance(num_examples, int) or num_examples < 1:
-        return f"num-examples is {num_examples!r}, not a whole number above 0"
-    for name, value in metrics.items():
-        if isinstance(value, list) or not math.isfinite(value):
-            return f"the metric {name!r} is {value!r}, not a finite number"
-    if sent is None:
-        return None
-    arrays = content["arrays"]
-    if not isinstance(arrays, ArrayRecord):
-        return "its record 'arrays' holds no arrays"
-    if difference := set(arrays) ^ set(sent):
-        return f"the arrays {sorted(difference)} are missing or not asked for"
-    for name, expected_array in sent.items():
-        try:
-            array = arrays[name].numpy()
-        except (ValueError, TypeError, OSError, EOFError) as error:
-            return f"the array {name!r} cannot be read: {error}"
-        wanted = (tuple(expected_array.shape), expected_array.dtype)
-        if (array.shape, str(array.dtype)) != wanted:
-            return f"the array {name!r} is {array.dtype} {array.shape}, not {wanted[1]} {wanted[0]}"
-        if not np.isfinite(array).all():
-            return f"the array {name!r} has values that are not finite"
-    return None
+
+def values_of(record: ArrayRecord) -> Arrays:
+    """Return the arrays of a record."""
+    return {name: array.numpy() for name, array in record.items()}
 
 
 def mean_over_clients(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
@@ -234,21 +265,3 @@ def _numbers(content: RecordDict) -> dict[str, float]:
     """Return the metrics of a reply without fault, which are single numbers."""
     metrics = content.metric_records["metrics"]
     return {name: float(value) for name, value in metrics.items() if not isinstance(value, list)}
-
-
-def weighted_average(
-    updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]
-) -> dict[str, NDArray]:
-    """Return Σ w_k u_k / Σ w_k, array by array, summed in the given order in float64.
-
-    The result has the dtype of the first update (McMahan et al., 2017, arXiv 1602.05629, eq. of
-    FederatedAveraging).
-    """
-    total = float(sum(weights))
-    return {
-        name: sum(
-            (weight / total) * update[name].astype(np.float64)
-            for update, weight in zip(updates, weights, strict=True)
-        ).astype(first.dtype)  # type: ignore[union-attr]
-        for name, first in updates[0].items()
-    }

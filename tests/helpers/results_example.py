@@ -28,6 +28,7 @@ def example_results(
         messages += [_message(number, client, "train", 43_210, 43_300) for client in range(clients)]
     messages += [_message(None, client, "personalize", 43_210, 900) for client in range(clients)]
     return {
+        "method": "potara",
         "config": _config(clients, rounds, rules[0]),
         "rounds": history,
         "communication": {
@@ -75,6 +76,7 @@ def _client(
         "num_train": 150 - client,
         "num_calibration": 30,
         "num_test": 100 + 5 * client,
+        "optimizer_steps": 500,
         "traces": {"federated": a, "local": b, "cross": c},
         "bound": {"federated": a, "local": b, "merged": (a * b - c * c) / (a + b - 2 * c)},
         "weights": weights,
@@ -98,7 +100,7 @@ def _client(
             "warning": "",
         },
         "svd_error": None,
-        "seconds": {"local_training": 6.1, "weight": 0.12},
+        "seconds": {"training": 9.8, "local_training": 6.1, "weight": 0.12},
     }
 
 
@@ -142,6 +144,7 @@ def _summary(rows: list[dict[str, Any]], rules: tuple[str, ...]) -> dict[str, An
     accuracy, loss = mean("accuracy", ones), mean("loss", ones)
     return {
         "num_clients": len(rows),
+        "optimizer_steps": {"mean": 500.0, "total": 500 * len(rows)},
         "fallbacks": sum(bool(row["personalized"]["fallback"]) for row in rows),
         "warnings": 0,
         "mean": {"accuracy": accuracy, "loss": loss},
@@ -176,7 +179,8 @@ def _config(clients: int, rounds: int, rule: str) -> dict[str, Any]:
         },
         "train": {"learning-rate": 0.003, "batch-size": 16, "local-steps": 5},
         "federation": {
-            "strategy": "fedit",
+            "aggregation": "factors",
+            "transport": "float32",
             "rounds": rounds,
             "fraction-train": 1.0,
             "fraction-evaluate": 1.0,

@@ -67,6 +67,15 @@ def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, befor
     assert set(leftovers()) == before
 
 
+def test_what_clients_and_server_keep_between_rounds_is_the_same_in_both_runtimes(tiny, tmp_path):
+    # An individual adapter, a mixer, and what int8 has rounded away, on clients and server.
+    settings = tiny({"method": "fedalt", "federation.transport": "int8"})
+    done = run_command(settings, results=tmp_path / "flwr")
+    assert done.returncode == 0, done.stderr
+    here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
+    assert read_results(tmp_path / "flwr")["digest"] == read_results(here)["digest"]
+
+
 def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, before):
     done = run_command(tiny({"train.learning-rate": 1e30}), results=tmp_path / "flwr")
     assert done.returncode == 1

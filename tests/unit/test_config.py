@@ -64,7 +64,11 @@ def test_an_integer_is_taken_for_a_number():
         ({"merge.space": "sum"}, ["merge.space", "one of factors, delta"]),
         ({"merge.rule": "variance"}, ["merge.rule", "did you mean variance-trace?"]),
         ({"task.name": "digit"}, ["task.name", "did you mean digits?"]),
-        ({"federation.strategy": "x"}, ["federation.strategy", "one of fedit"]),
+        ({"method": "fedit-ft"}, ["method", "did you mean fedit_ft?"]),
+        (
+            {"method": "fedsa_lora", "federation.aggregation": "exact"},
+            ["federation.aggregation=exact", "fedsa_lora sends no B"],
+        ),
         ({"federation.rounds": -1}, ["federation.rounds", "an integer ≥ 0"]),
         ({"task.model": 3}, ["task.model", "a text"]),
     ],

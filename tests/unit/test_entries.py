@@ -16,6 +16,7 @@ def report_of(**changes) -> Report:
     columns = {"weight": list(GRID), "accuracy": [0.5] * 11, "loss": [1.0] * 11}
     return Report(
         **{
+            "optimizer_steps": 70,
             "traces": {"federated": 2.0, "local": 3.0, "cross": 1.0},
             "bound": {"federated": 2.0, "local": 3.0, "merged": 1.5},
             "weights": numbers,
@@ -27,7 +28,7 @@ def report_of(**changes) -> Report:
             "accuracy": scores,
             "loss": scores,
             "grid": columns,
-            "seconds": {"local_training": 1.0, "weight": 0.01},
+            "seconds": {"training": 2.0, "local_training": 1.0, "weight": 0.01},
             **changes,
         }
     )  # fmt: skip
@@ -72,15 +73,18 @@ def with_value(name, value, record="metrics"):
         (without("traces.cross"), "traces.cross: Field required"),
         (without("accuracy.segment"), "['segment'] missing"),
         (without("weights.oracle"), "['oracle'] missing"),
-        (without("seconds.weight"), "seconds.weight"),
+        (without("seconds.training"), "seconds.training"),
         (with_value("weights.mine", 0.1), "['mine'] missing or not asked for"),
         (with_value("loss.local", math.nan), "loss.local"),
         (with_value("traces.federated", math.inf), "traces.federated"),
         (with_value("grid.loss", [1.0, 2.0]), "grid.loss"),
         (with_value("bound", 1.0), "bound"),
+        (with_value("accuracy.mine", 1.0), "accuracy: ['mine'] missing or not asked for"),
         (with_value("samples", [1.0] * 1000), "samples"),
         (with_value("accuracy.local", "high", "config"), "accuracy.local"),
-        (lambda content: content.pop("config"), "personalized.rule"),
+        (lambda content: content.pop("config"), "diagnosis.favours"),
+        (without("personalized.weight"), "['weight'] missing"),
+        (without("optimizer_steps"), "optimizer_steps: Field required"),
         (lambda content: content.pop("metrics"), "Field required"),
         (lambda content: content.update({"arrays": ArrayRecord()}), "'arrays'"),
         (lambda content: content.update({"more": MetricRecord()}), "'more'"),
@@ -94,6 +98,31 @@ def test_what_does_not_fit_is_refused_with_its_name(change, words):
         unpack(content, Report)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_method_that_does_not_merge_reports_what_it_has_and_no_more():
+    report = Report(
+        optimizer_steps=3,
+        personalized={"accuracy": 0.5, "loss": 1.0},
+        accuracy={"initial": 0.1, "federated": 0.5},
+        loss={"initial": 2.0, "federated": 1.0},
+        seconds={"training": 0.1},
+    )
+    assert unpack(pack(report), Report) == report
+    assert report.to_json() == {
+        "optimizer_steps": 3,
+        "personalized": {"accuracy": 0.5, "loss": 1.0},
+        "accuracy": {"initial": 0.1, "federated": 0.5},
+        "loss": {"initial": 2.0, "federated": 1.0},
+        "seconds": {"training": 0.1},
+    }
+    report.check_adapters({"initial", "federated"})
+    with pytest.raises(ReplyError, match=r"\['local'\] missing"):
+        report.check_adapters({"initial", "federated", "local"})
+    content = pack(report)
+    content["metrics"]["traces.federated"] = 1.0
+    with pytest.raises(ReplyError, match="traces"):
+        unpack(content, Report)
 
 
 @pytest.mark.parametrize("numbers", [{}, {"client": -1, "num_partitions": 2}, {"client": 1.5}])

@@ -131,7 +131,7 @@ def test_page_says_that_the_oracle_sees_the_test_data(reported: Any) -> None:
 def test_page_tells_what_was_run_and_all_settings(reported: Any) -> None:
     _, _, _, page = reported
     assert "3 clients" in page.text
-    assert "4 rounds of fedit" in page.text
+    assert "4 federated rounds (factors averaged, sent as float32)" in page.text
     assert "from the federated adapter (warm)" in page.text
     assert "merge.svd false" in page.text
     assert "lora.target-modules q_proj,v_proj" in page.text

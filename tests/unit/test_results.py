@@ -40,6 +40,7 @@ def test_means_regrets_and_weights():
         accuracy = {"local": local, "rule": rule, "oracle": oracle}
         return {
             "num_test": num_test,
+            "optimizer_steps": num_test,
             "weights": {"rule": 0.5, "oracle": 0.1},
             "accuracy": accuracy,
             "loss": {name: 1 - value for name, value in accuracy.items()},
@@ -48,6 +49,7 @@ def test_means_regrets_and_weights():
         }
 
     summary = summarize([client(10, 0.5, 0.6, 0.8), client(30, 0.9, 0.8, 0.9)])
+    assert summary["optimizer_steps"] == {"mean": 20.0, "total": 40}
     assert (summary["fallbacks"], summary["warnings"]) == (0, 1)
     assert summary["mean"]["accuracy"]["local"] == pytest.approx(0.7)
     assert summary["weighted_mean"]["accuracy"]["local"] == pytest.approx(0.8)

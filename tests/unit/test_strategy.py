@@ -10,9 +10,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potara_flwr.aggregation import weighted_average
 from potara_flwr.communication import Ledger
 from potara_flwr.errors import RunError
-from potara_flwr.strategies.lora_averaging import LoraAveraging, find_fault, weighted_average
+from potara_flwr.strategies.checking import find_fault
+from potara_flwr.strategies.lora_averaging import LoraAveraging
 
 CLIENTS = {501: 2, 77: 0, 3: 1, 940: 3}
 

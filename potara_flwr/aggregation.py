@@ -1,0 +1,68 @@
+"""How updates are averaged: pure functions on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from flwr.common import NDArray
+
+from potara_flwr.adapters import kind_of, lora_pairs
+from potara_flwr.merging import truncate
+from potara_flwr.transport import Arrays
+
+
+def weighted_average(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]) -> Arrays:
+    """Return Σ w_k u_k / Σ w_k, array by array, summed in the given order in float64.
+
+    The result has the dtype of the first update (McMahan et al., 2017, arXiv 1602.05629, eq. of
+    FederatedAveraging).
+    """
+    total = float(sum(weights))
+    return {
+        name: sum(
+            (weight / total) * update[name].astype(np.float64)
+            for update, weight in zip(updates, weights, strict=True)
+        ).astype(first.dtype)  # type: ignore[union-attr]
+        for name, first in updates[0].items()
+    }
+
+
+def stack_updates(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]) -> Arrays:
+    """Return an adapter of rank K·r whose ΔW is exactly Σ w_k ΔW_k / Σ w_k (FLoRA: arXiv
+    2409.05976): the As one below the other, the weighted Bs side by side. Heads are averaged.
+    """
+    total = float(sum(weights))
+    stacked = weighted_average(updates, weights)
+    for a, b in lora_pairs(stacked):  # type: ignore[arg-type]  # only the names are read
+        stacked[a] = np.concatenate([update[a].astype(np.float64) for update in updates], axis=0)
+        parts = [
+            (weight / total) * update[b].astype(np.float64)
+            for update, weight in zip(updates, weights, strict=True)
+        ]
+        stacked[b] = np.concatenate(parts, axis=1)
+    return stacked
+
+
+def exact_average(
+    updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]
+) -> tuple[Arrays, float]:
+    """Return the adapter of the updates' own rank whose ΔW is nearest to the mean ΔW.
+
+    Where A is not among the arrays it is the same everywhere, and the mean of B is exact as it is.
+
+    Returns
+    -------
+    tuple
+        The adapter, and its relative error: ‖ΔW − mean ΔW‖ / ‖mean ΔW‖ over all layers (Frobenius).
+    """
+    first = updates[0]
+    ranks = {array.shape[0] for name, array in first.items() if kind_of(name) == "A"}
+    if not ranks:
+        return weighted_average(updates, weights), 0.0
+    stacked = {
+        name: torch.from_numpy(array) for name, array in stack_updates(updates, weights).items()
+    }
+    truncated, error = truncate(stacked, ranks.pop())
+    return {name: truncated[name].numpy().astype(first[name].dtype) for name in first}, error

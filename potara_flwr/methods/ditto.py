@@ -1,0 +1,31 @@
+"""Ditto: a personal adapter of each client, held near the federated one."""
+
+from potara_flwr.adapters import Adapter
+from potara_flwr.methods.base import Client, Outcome, Update, single
+from potara_flwr.training import Proximal
+
+PERSONAL = "personal"
+
+
+def train_both(client: Client, received: Adapter, server_round: int) -> Update:
+    """Train the federated adapter w as FedIT does, and then the personal adapter v with
+    μ/2 · ‖v − w_received‖² added to the loss (arXiv 2012.04221, algorithm 1).
+    """
+    update = Update(*client.train_in_round(received, server_round))
+    client.kept[PERSONAL], _ = client.train_in_round(
+        personal(client),
+        server_round,
+        stream="personal round",
+        proximal=Proximal(client.settings.baseline.ditto_mu, received),
+    )
+    return update
+
+
+def personal(client: Client) -> Adapter:
+    """Return the personal adapter, the initial one at first."""
+    return client.kept.get(PERSONAL, client.model.initial)
+
+
+def keep_personal(client: Client, received: Adapter) -> Outcome:
+    """End with the personal adapter."""
+    return single(client, personal(client), federated=client.score(received))

@@ -1,0 +1,26 @@
+"""A client of the tiny federation as a method sees it, without any message."""
+
+from potara_flwr.methods import METHODS, Client
+from potara_flwr.workbench import Workbench
+
+
+def client_of(settings, client: int = 0) -> Client:
+    """Return a client that has kept nothing yet."""
+    bench = Workbench(settings)
+    data = bench.client(client)
+    out = METHODS[settings.method].keeps_calibration_out
+    return Client(bench.model, bench.task, data, settings,
+                  data.train if out else data.train_and_calibration)  # fmt: skip
+
+
+def moved(client: Client, steps: int = 6, purpose: str = "elsewhere") -> dict:
+    """Return an adapter that someone else has trained."""
+    adapter, _ = client.train(client.model.initial, steps=steps, purpose=(purpose,), when="before")
+    return adapter
+
+
+def same_bits(left, right) -> bool:
+    """Say whether two adapters are equal to the bit."""
+    return left.keys() == right.keys() and all(
+        left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in left
+    )
