@@ -20,7 +20,9 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "jso
 
 
 @functools.lru_cache(maxsize=64)
-def load_table(path: str, name: str, split: str, setting: str = "data.path") -> datasets.Dataset:
+def load_table(
+    path: str, name: str, split: str, setting: str = "data.path", revision: str = ""
+) -> datasets.Dataset:
     """Load one split of a data set.
 
     Parameters
@@ -33,6 +35,8 @@ def load_table(path: str, name: str, split: str, setting: str = "data.path") -> 
         Split, also a slice of one (``train[:1000]``). A data file has the one split ``train``.
     setting : str
         Setting that ``path`` is from, for the error message.
+    revision : str
+        Branch, tag or commit on the hub; empty is the newest.
 
     Raises
     ------
@@ -53,7 +57,9 @@ def load_table(path: str, name: str, split: str, setting: str = "data.path") -> 
             table = datasets.load_dataset(FORMATS[place.suffix], data_files=str(place), split=split)
         else:
             source = str(place) if place.is_dir() else path
-            table = datasets.load_dataset(source, name or None, split=split)
+            table = datasets.load_dataset(
+                source, name or None, split=split, revision=revision or None
+            )
     except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
         raise SettingsError(f"{setting}: {where} cannot be read: {_reason(error)}") from None
     return table
