@@ -59,12 +59,19 @@ def load_client(
     """
     questions = client_questions(settings, client)
     split = split_client(settings, client, len(questions.rows), questions.tested)
+    encoded = {
+        part: _encode(questions, at, settings, client, instruct)[:] for part, at in split.items()
+    }
+    # All parts have one size, so that they can be joined.
+    size = (
+        max(len(prompt) for part in encoded.values() for prompt in part["prompt"]),
+        max(len(answers) for part in encoded.values() for answers in part["answers"]),
+        max(len(i) for part in encoded.values() for answers in part["answers"] for i in answers),
+    )
     return ClientData(
         client,
-        **{
-            part: _samples(_encode(questions, at, settings, client, instruct), score)
-            for part, at in split.items()
-        },
+        **{part: _samples(columns, size, score) for part, columns in encoded.items()},
+        held_out=settings.calibration.source == "held-out",
     )
 
 
@@ -127,6 +134,8 @@ def encode_row(
     first = _first_tokens(tokenizer)
     asked = _ids(tokenizer, prompt)
     answers = [answer_ids(tokenizer, prompt, asked, text) + stop for text in example.answers]
+    if not asked or not all(answers):
+        raise SettingsError(f"{where}, its row {position}: a text has no token of task.model")
     room = max_tokens - len(first) - max(map(len, answers))
     if room < 1:
         raise SettingsError(
@@ -166,21 +175,24 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return first if first == [tokenizer.bos_token_id] else []
 
 
-def _samples(encoded: datasets.Dataset, score: Literal["sum", "mean"]) -> Samples:
-    """Pad the tokens of some rows and put them together, sorted by length."""
-    prompts: list[list[int]] = encoded["prompt"][:]
-    answers: list[list[list[int]]] = encoded["answers"][:]
-    n, width = len(prompts), max(map(len, prompts))
-    longest = max(len(ids) for options in answers for ids in options)
+def _samples(
+    encoded: dict[str, list[Any]], size: tuple[int, int, int], score: Literal["sum", "mean"]
+) -> Samples:
+    """Pad the tokens of some rows to a size (prompt tokens, answers, answer tokens), sort them by
+    length.
+    """
+    n, (width, *answers_size) = len(encoded["label"]), size
     samples = {
         "input_ids": torch.zeros(n, width, dtype=torch.long),
         "attention_mask": torch.zeros(n, width, dtype=torch.long),
-        "labels": torch.tensor(encoded["label"][:]),
-        "labels_answers": torch.zeros(n, max(map(len, answers)), longest, dtype=torch.long),
-        "labels_weights": torch.zeros(n, max(map(len, answers)), longest),
-        "labels_open": torch.tensor(encoded["open"][:]),
+        "labels": torch.tensor(encoded["label"]),
+        "labels_answers": torch.zeros(n, *answers_size, dtype=torch.long),
+        "labels_weights": torch.zeros(n, *answers_size),
+        "labels_open": torch.tensor(encoded["open"]),
     }
-    for row, (prompt, options) in enumerate(zip(prompts, answers, strict=True)):
+    for row, (prompt, options) in enumerate(
+        zip(encoded["prompt"], encoded["answers"], strict=True)
+    ):
         samples["input_ids"][row, -len(prompt) :] = torch.tensor(prompt)
         samples["attention_mask"][row, -len(prompt) :] = 1
         for column, ids in enumerate(options):
