@@ -8,6 +8,7 @@ folder per class.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,14 +56,29 @@ def load_table(
     try:
         if place.is_file():
             table = datasets.load_dataset(FORMATS[place.suffix], data_files=str(place), split=split)
-        else:
-            source = str(place) if place.is_dir() else path
+        elif place.is_dir():
             table = datasets.load_dataset(
-                source, name or None, split=split, revision=revision or None
+                str(place), name or None, split=split, cache_dir=str(_cache_of(place))
+            )
+        else:
+            table = datasets.load_dataset(
+                path, name or None, split=split, revision=revision or None
             )
     except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
         raise SettingsError(f"{setting}: {where} cannot be read: {_reason(error)}") from None
     return table
+
+
+def _cache_of(folder: Path) -> Path:
+    """Return where `datasets` caches a folder: another place whenever one of its files changes.
+
+    Its own cache knows a folder with a README only by its name and that README, and would give the
+    rows that another folder of that name, or an older state of this one, had.
+    """
+    files = sorted(file for file in folder.resolve().rglob("*") if file.is_file())
+    state = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    digest = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+    return Path(datasets.config.HF_DATASETS_CACHE) / "folders" / digest
 
 
 def describe(path: str, name: str = "", split: str = "") -> str:
