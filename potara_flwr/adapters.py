@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,6 +23,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from potara_flwr.config import LoraSettings
@@ -58,6 +60,15 @@ class AdapterRunner(Protocol):
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits, shape (n, …)."""
+
+    def generate(
+        self,
+        adapter: Mapping[str, Tensor],
+        samples: Mapping[str, Tensor],
+        max_new_tokens: int,
+        stop: int,
+    ) -> Tensor:
+        """Return the most likely token after token, shape (n, new tokens)."""
 
 
 class LoraModel:
@@ -145,20 +156,59 @@ class LoraModel:
     def _outputs(
         self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor], **options: bool
     ) -> Any:
-        # On several GPUs a tensor belongs where its layer is; elsewhere this moves nothing.
-        tensors = {
-            self.parameters[name]: tensor.to(self._devices[name])
-            for name, tensor in adapter.items()
-        }
+        tensors = self._parameters_of(adapter)
         self._held.clear()
         self._held.update(tensors)
         inputs = {
-            name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+            name: self._input(tensor)
             for name, tensor in samples.items()
-            if name != "labels"
+            if not name.startswith("labels")
         }
         # No parameter of an adapter is tied; looking for ties would cost 7 % of a training step.
         return functional_call(self.module, tensors, kwargs=inputs | options, tie_weights=False)
+
+    def _input(self, tensor: Tensor) -> Tensor | float:
+        """Return a model input in the model's type; a tensor without dimensions is a number."""
+        if tensor.ndim == 0:
+            return tensor.item()
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _parameters_of(self, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return an adapter under the names of the parameters in ``module``."""
+        # On several GPUs a tensor belongs where its layer is; elsewhere this moves nothing.
+        return {
+            self.parameters[name]: tensor.to(self._devices[name])
+            for name, tensor in adapter.items()
+        }
+
+    def generate(
+        self,
+        adapter: Mapping[str, Tensor],
+        samples: Mapping[str, Tensor],
+        max_new_tokens: int,
+        stop: int,
+    ) -> Tensor:
+        """Continue prompts with the most likely token after token, shape (n, new tokens).
+
+        Prompts end in the last column; what follows the token ``stop`` in a row is ``stop``.
+        """
+        inputs = {name: samples[name] for name in ("input_ids", "attention_mask")}
+        greedy = GenerationConfig(
+            do_sample=False,
+            # Said again, for a model that samples by default would complain of its own.
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=stop,
+            pad_token_id=stop,
+        )
+        continued: Tensor = functional_call(
+            _Generator(self.module),
+            {f"module.{name}": at for name, at in self._parameters_of(adapter).items()},
+            kwargs={**inputs, "generation_config": greedy},
+            tie_weights=False,
+        )
+        return continued[:, samples["input_ids"].shape[1] :]
 
     def checkpoint_gradients(self) -> None:
         """Compute activations anew in the backward pass instead of keeping them.
@@ -225,6 +275,34 @@ class LoraModel:
     def scaling(self) -> float:
         """The factor s of the update ΔW = s·B·A."""
         return float(self.config.lora_alpha) / self.config.r
+
+
+class _Generator(nn.Module):
+    """Generation as a forward call, which is what ``functional_call`` can put tensors into."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: Any) -> Tensor:
+        continued: Tensor = self.module.generate(**inputs)  # type: ignore[operator]
+        return continued
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A base model with one adapter in it, for the length of each call."""
+
+    model: AdapterRunner
+    adapter: Mapping[str, Tensor]
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits of a batch."""
+        return self.model(self.adapter, batch)
+
+    def generate(self, batch: Mapping[str, Tensor], max_new_tokens: int, stop: int) -> Tensor:
+        """Continue the prompts of a batch, see :meth:`LoraModel.generate`."""
+        return self.model.generate(self.adapter, batch, max_new_tokens, stop)
 
 
 def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -98,6 +100,25 @@ def load_text_classifier(settings: Settings, num_classes: int) -> PreTrainedMode
     if model.config.pad_token_id is None:
         # A decoder classifies at the last token that is no padding.
         model.config.pad_token_id = load_tokenizer(settings.task.model).pad_token_id
+    return model
+
+
+def load_causal_lm(settings: Settings) -> PreTrainedModel:
+    """Load a causal language model.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id cannot be read, or the model cannot leave logits out or take positions,
+        which the prompts, aligned at their end, need.
+    """
+    model = load_pretrained(AutoModelForCausalLM, "causal language model", settings)
+    taken = inspect.signature(model.forward).parameters
+    if missing := [need for need in ("position_ids", "logits_to_keep") if need not in taken]:
+        raise SettingsError(
+            f"task.model is {settings.task.model!r}, a {type(model).__name__}, which takes no "
+            f"{' and no '.join(missing)}; choose another architecture"
+        )
     return model
 
 

@@ -38,7 +38,9 @@ class TaskSettings(Group):
     """What is learned."""
 
     name: str = Field(
-        "digits", description="task: `digits`, `image-classification` or `text-classification`"
+        "digits",
+        description="task: `digits`, `image-classification`, `text-classification`, "
+        "`multiple-choice` or `instruction`",
     )
     model: str = Field(
         "digits-vit",
@@ -49,6 +51,17 @@ class TaskSettings(Group):
         "shared",
         description="task head: `shared` is averaged with the adapter and has the same classes on "
         "every client, `local` stays on the client and has the classes of the client's data",
+    )
+    option_score: Literal["sum", "mean"] = Field(
+        "sum",
+        description="score of an option for a language model: `sum` of its tokens' "
+        "log-probabilities, or their `mean`, which does not favour short options",
+    )
+    metric: Literal["f1", "exact-match", "rouge-l"] = Field(
+        "f1", description="how an `instruction` answer that has no options to choose from is scored"
+    )
+    max_new_tokens: int = Field(
+        32, ge=1, description="tokens a language model may write where it answers freely"
     )
 
 
@@ -141,7 +154,30 @@ class DataSettings(Group):
         description="column that says `train` or `test`; empty splits each client's samples by "
         "`data.test-fraction`",
     )
-    max_tokens: int = Field(64, ge=1, description="tokens a text is cut to")
+    max_tokens: int = Field(
+        64,
+        ge=1,
+        description="tokens a text is cut to; a prompt loses its beginning, an answer nothing",
+    )
+    datasets: str = Field(
+        "",
+        description="benchmark data sets of a language-model task, separated by commas: client k "
+        "holds a share of the k-th, in turn; empty reads `data.path`",
+    )
+    root: str = Field(
+        "",
+        description="folder with copies of the benchmark data sets, each in a folder that is "
+        "named by its hub id; empty loads them from the hub",
+    )
+    prompt_column: str = Field(
+        "prompt", description="column of the prompts, for a language model and data of your own"
+    )
+    answer_column: str = Field("answer", description="column of the answers, likewise")
+    options_column: str = Field(
+        "",
+        description="column of the lists of options, the answer (its text, or its number from 0) "
+        "being one of them; empty has the model answer freely",
+    )
 
 
 class LoraSettings(Group):
@@ -230,6 +266,11 @@ class CalibrationSettings(Group):
     source: Literal["held-out", "training"] = Field(
         "held-out",
         description="`held-out` samples are never used in training, `training` ones are",
+    )
+    batch_size: int = Field(
+        0,
+        ge=0,
+        description="calibration samples whose gradients are computed at once; 0 is all of them",
     )
     damping: float = Field(
         1e-2, gt=0, description="added to every Fisher entry before it is inverted: Σ = 1/(F + δ)"

@@ -60,6 +60,30 @@ class VarianceTraces:
 
 
 def per_sample_gradients(
+    model: LoraModel, task: Task, adapter: Adapter, samples: Samples, batch_size: int = 0
+) -> GradientPass:
+    """Compute every sample's gradient of its own loss, ``batch_size`` samples at once (0: all).
+
+    Raises
+    ------
+    EstimationError
+        A trained module is not linear, or does not keep the samples in its first dimension.
+    """
+    n = num_samples(samples)
+    size = batch_size or n
+    passes = [
+        _gradient_pass(model, task, adapter, take(samples, slice(start, start + size)))
+        for start in range(0, n, size)
+    ]
+    if len(passes) == 1:
+        return passes[0]
+    return GradientPass(
+        torch.cat([one.losses for one in passes]),
+        {name: torch.cat([one.gradients[name] for one in passes]) for name in adapter},
+    )
+
+
+def _gradient_pass(
     model: LoraModel, task: Task, adapter: Adapter, samples: Samples
 ) -> GradientPass:
     """Compute every sample's gradient of its own loss in one forward and one backward pass.
@@ -67,12 +91,8 @@ def per_sample_gradients(
     The trained tensors of an adapter are weights and biases of linear modules. With x the input
     and δ the gradient at the output of such a module, both (n, tokens, features), sample i's
     gradients are Σ_t δ_it x_itᵀ for the weight and Σ_t δ_it for the bias, so the backward pass only
-    has to reach the outputs (Goodfellow, 2015, arXiv 1510.01799).
-
-    Raises
-    ------
-    EstimationError
-        A trained module is not linear, or does not keep the samples in its first dimension.
+    has to reach the outputs (Goodfellow, 2015, arXiv 1510.01799). Where a sample has k rows, the
+    tokens of all of them are its tokens.
     """
     device = device_of(model.module)
     samples = task.collate(take(samples, slice(None), device))
@@ -102,9 +122,9 @@ def per_sample_gradients(
     names = {parameter: name for name, parameter in model.parameters.items() if name in leaves}
     gradients: SampleGradients = {}
     for (owner, inputs, _), delta in zip(calls, deltas, strict=True):
-        if inputs.shape[0] != n:
+        if inputs.shape[0] % n:
             raise EstimationError(f"{owner} mixes the samples: its input is {tuple(inputs.shape)}")
-        # (n, …, features) → (n, tokens, features); without tokens, one.
+        # (k · n, …, features) → (n, k · tokens, features); without tokens, one.
         inputs = inputs.reshape(n, -1, inputs.shape[-1])
         delta = delta.reshape(n, -1, delta.shape[-1])
         if name := names.get(f"{owner}.weight"):

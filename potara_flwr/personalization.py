@@ -25,7 +25,7 @@ from potara_flwr.merging import Segment, Weight, mean_weight, segment_between, t
 from potara_flwr.rules import GRID, RULES, Evidence, bootstrap
 from potara_flwr.seeds import derive_seed
 from potara_flwr.tasks.base import ClientData, Samples, Task, num_samples
-from potara_flwr.training import Score, evaluate, sample_losses, train
+from potara_flwr.training import EVALUATION_BATCH, Score, evaluate, sample_losses, train
 
 
 class Stopwatch:
@@ -134,8 +134,12 @@ def gather_evidence(
     EstimationError
         A trace is not finite; names the adapter.
     """
-    at_federated = per_sample_gradients(model, task, segment.federated_end, calibration)
-    at_local = per_sample_gradients(model, task, segment.local_end, calibration)
+    at_federated = per_sample_gradients(
+        model, task, segment.federated_end, calibration, settings.batch_size
+    )
+    at_local = per_sample_gradients(
+        model, task, segment.local_end, calibration, settings.batch_size
+    )
     own_federated = segment.own_factors(at_federated.gradients, "federated")
     own_local = segment.own_factors(at_local.gradients, "local")
     return Evidence(
@@ -146,7 +150,9 @@ def gather_evidence(
         losses_local=at_local.losses.double(),
         slopes_federated=segment.slopes(at_federated.gradients),
         slopes_local=segment.slopes(at_local.gradients),
-        losses_at=lambda weight: sample_losses(model, task, segment.at(weight), calibration),
+        losses_at=lambda weight: sample_losses(
+            model, task, segment.at(weight), calibration, settings.batch_size or EVALUATION_BATCH
+        ),
         resamples=bootstrap(num_samples(calibration), seed),
     )
 

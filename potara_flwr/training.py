@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter, AdapterRunner, device_of
+from potara_flwr.adapters import AdaptedModel, Adapter, AdapterRunner, device_of
 from potara_flwr.config import TrainSettings
 from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed
@@ -21,7 +21,7 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss and accuracy over ``num_samples`` samples."""
+    """Mean loss and accuracy (the mean of the task's scores) over ``num_samples`` samples."""
 
     loss: float
     accuracy: float
@@ -156,14 +156,18 @@ def train(
 
 
 @torch.no_grad()
-def sample_losses(model: AdapterRunner, task: Task, adapter: Adapter, samples: Samples) -> Tensor:
+def sample_losses(
+    model: AdapterRunner,
+    task: Task,
+    adapter: Adapter,
+    samples: Samples,
+    batch_size: int = EVALUATION_BATCH,
+) -> Tensor:
     """Return the loss of each sample, shape (n,), float64."""
     device = device_of(model.module)
     adapter = placed(adapter, device)
-    losses = [
-        task.losses(model(adapter, batch), batch).double()
-        for batch in evaluation_batches(task, samples, EVALUATION_BATCH, device)
-    ]
+    batches = (task.collate(part) for part in parts(samples, batch_size, device))
+    losses = [task.losses(model(adapter, batch), batch).double() for batch in batches]
     return torch.cat(losses).cpu()
 
 
@@ -177,19 +181,17 @@ def evaluate(
 ) -> Score:
     """Return the mean loss and accuracy of ``adapter`` on ``samples``."""
     device = device_of(model.module)
-    adapter = placed(adapter, device)
+    adapted = AdaptedModel(model, placed(adapter, device))
     loss, correct = 0.0, 0.0
-    for batch in evaluation_batches(task, samples, batch_size, device):
-        logits = model(adapter, batch)
-        loss += task.losses(logits, batch).double().sum().item()
-        correct += task.correct(logits, batch).double().sum().item()
+    for part in parts(samples, batch_size, device):
+        losses, scores = task.scores(adapted, part)
+        loss += losses.double().sum().item()
+        correct += scores.double().sum().item()
     num = num_samples(samples)
     return Score(loss / num, correct / num, num)
 
 
-def evaluation_batches(
-    task: Task, samples: Samples, batch_size: int, device: torch.device
-) -> Iterator[Samples]:
-    """Yield the samples in batches, in their order."""
+def parts(samples: Samples, batch_size: int, device: torch.device) -> Iterator[Samples]:
+    """Yield the samples, some at a time, in their order, on ``device``."""
     for start in range(0, num_samples(samples), batch_size):
-        yield task.collate(take(samples, slice(start, start + batch_size), device))
+        yield take(samples, slice(start, start + batch_size), device)

@@ -8,6 +8,7 @@ folder per class.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,9 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "jso
 
 
 @functools.lru_cache(maxsize=64)
-def load_table(path: str, name: str, split: str, setting: str = "data.path") -> datasets.Dataset:
+def load_table(
+    path: str, name: str, split: str, setting: str = "data.path", revision: str = ""
+) -> datasets.Dataset:
     """Load one split of a data set.
 
     Parameters
@@ -33,6 +36,8 @@ def load_table(path: str, name: str, split: str, setting: str = "data.path") -> 
         Split, also a slice of one (``train[:1000]``). A data file has the one split ``train``.
     setting : str
         Setting that ``path`` is from, for the error message.
+    revision : str
+        Branch, tag or commit on the hub; empty is the newest.
 
     Raises
     ------
@@ -51,12 +56,29 @@ def load_table(path: str, name: str, split: str, setting: str = "data.path") -> 
     try:
         if place.is_file():
             table = datasets.load_dataset(FORMATS[place.suffix], data_files=str(place), split=split)
+        elif place.is_dir():
+            table = datasets.load_dataset(
+                str(place), name or None, split=split, cache_dir=str(_cache_of(place))
+            )
         else:
-            source = str(place) if place.is_dir() else path
-            table = datasets.load_dataset(source, name or None, split=split)
+            table = datasets.load_dataset(
+                path, name or None, split=split, revision=revision or None
+            )
     except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
         raise SettingsError(f"{setting}: {where} cannot be read: {_reason(error)}") from None
     return table
+
+
+def _cache_of(folder: Path) -> Path:
+    """Return where `datasets` caches a folder: another place whenever one of its files changes.
+
+    Its own cache knows a folder with a README only by its name and that README, and would give the
+    rows that another folder of that name, or an older state of this one, had.
+    """
+    files = sorted(file for file in folder.resolve().rglob("*") if file.is_file())
+    state = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    digest = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+    return Path(datasets.config.HF_DATASETS_CACHE) / "folders" / digest
 
 
 def describe(path: str, name: str = "", split: str = "") -> str:

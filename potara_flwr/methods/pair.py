@@ -41,6 +41,13 @@ class Companion:
         with self.enter(adapter, samples) as entered:
             return self.model(entered, samples)
 
+    def generate(
+        self, adapter: Tensors, samples: Tensors, max_new_tokens: int, stop: int
+    ) -> Tensor:
+        """Continue the prompts of a batch, see :meth:`LoraModel.generate`."""
+        with self.enter(adapter, samples) as entered:
+            return self.model.generate(entered, samples, max_new_tokens, stop)
+
 
 def beside(first: Tensors, second: Tensors) -> Adapter:
     """Return an adapter on the devices of another: between messages adapters are on the CPU."""

@@ -14,7 +14,14 @@ from potara_flwr.errors import SettingsError
 from potara_flwr.seeds import derive_seed
 
 Samples = dict[str, Tensor]
-"""Model inputs and ``labels`` by name; the first dimension of every tensor is the sample."""
+"""Model inputs and targets by name; the first dimension of every tensor is the sample. Targets are
+``labels`` and all whose name begins with it.
+"""
+Batch = dict[str, Tensor]
+"""Samples as the model takes them. The first dimension of a model input is n, or k · n where every
+sample has k rows, one after the other; that of ``labels`` is n. An input without dimensions is a
+number.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,19 @@ class ClientData:
         return join(self.train, self.calibration) if self.held_out else self.train
 
 
+class Model(Protocol):
+    """A base model with one adapter in it, as a task calls it."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch."""
+
+    def generate(self, batch: Batch, max_new_tokens: int, stop: int) -> Tensor:
+        """Return the most likely token after token, up to the token ``stop``; (n, new tokens).
+
+        What follows ``stop`` in a row is ``stop`` as well.
+        """
+
+
 class Task(Protocol):
     """All that the rest of the app knows of what is learned."""
 
@@ -54,14 +74,30 @@ class Task(Protocol):
     def load_client(self, settings: Settings, client: int) -> ClientData:
         """Load the samples of client ``client`` (from 0), prepared for the model."""
 
-    def collate(self, samples: Samples) -> Samples:
+    def collate(self, samples: Samples) -> Batch:
         """Return a batch as the model takes it, e.g. without columns that are padding only."""
 
-    def losses(self, logits: Tensor, samples: Samples) -> Tensor:
-        """Return the loss of each sample, shape (n,)."""
+    def losses(self, logits: Tensor, samples: Batch) -> Tensor:
+        """Return the loss of each sample of a batch, shape (n,)."""
 
-    def correct(self, logits: Tensor, samples: Samples) -> Tensor:
+    def scores(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Return each sample's loss and its score from 0 (wrong) to 1 (right), shape (n,) each.
+
+        The mean score is what is reported as accuracy.
+        """
+
+
+class LogitsTask(Task, Protocol):
+    """A task whose score is read off the same logits as its loss."""
+
+    def correct(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return 1.0 where the prediction is right and 0.0 elsewhere, shape (n,)."""
+
+    def scores(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Return each sample's loss and whether its prediction is right, shape (n,) each."""
+        batch = self.collate(samples)
+        logits = model(batch)
+        return self.losses(logits, batch), self.correct(logits, batch)
 
 
 def num_samples(samples: Samples) -> int:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from potara_flwr.config import Settings
 from potara_flwr.data.clients import ClientRows
-from potara_flwr.tasks.base import ClientData, Samples, split_client
+from potara_flwr.tasks.base import ClientData, LogitsTask, Samples, split_client
 
 
-class Classification:
+class Classification(LogitsTask):
     """Cross-entropy and accuracy of a head that is trained in full next to the LoRA factors."""
 
     head_modules: tuple[str, ...] | None = None

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter
+from potara_flwr.adapters import AdaptedModel, Adapter, device_of
 from potara_flwr.diagnosis import diagnose
 from potara_flwr.fisher import per_sample_gradients
 from potara_flwr.merging import Weight, mean_weight, segment_between
 from potara_flwr.personalization import gather_evidence
 from potara_flwr.rules import GRID, RULES
 from potara_flwr.seeds import derive_seed
-from potara_flwr.tasks.base import ClientData, Samples, num_samples, take
-from potara_flwr.training import one_thread, train
+from potara_flwr.tasks.base import ClientData, Samples, num_samples
+from potara_flwr.training import one_thread, parts, placed, train
 from potara_flwr.workbench import Workbench
 from simulations.quality.candidates import CANDIDATES, Case
 from simulations.quality.families import STARTS, Adapters, Family, check_settings, decisive
@@ -222,13 +222,12 @@ class Scorer:
 
     @torch.no_grad()
     def _score(self, adapter: Adapter) -> tuple[Tensor, Tensor]:
-        task, losses, correct = self.bench.task, [], []
-        for start in range(0, num_samples(self.samples), 64):
-            batch = task.collate(take(self.samples, slice(start, start + 64)))
-            logits = self.bench.model(adapter, batch)
-            losses.append(task.losses(logits, batch).double())
-            correct.append(task.correct(logits, batch).double())
-        return torch.cat(losses), torch.cat(correct)
+        device = device_of(self.bench.model.module)
+        model = AdaptedModel(self.bench.model, placed(adapter, device))
+        parted = parts(self.samples, 64, device)
+        scored = [self.bench.task.scores(model, part) for part in parted]
+        losses, correct = zip(*scored, strict=True)
+        return torch.cat(losses).double().cpu(), torch.cat(correct).double().cpu()
 
 
 def _step_seconds(bench: Workbench, data: ClientData, adapter: Adapter) -> float:

@@ -119,3 +119,15 @@ def test_a_missing_column_names_setting_source_and_columns(hub_like):
     assert str(error.value) == (
         "data.text-column is 'words', but reviews (plain), split train has the columns text, label"
     )
+
+
+def test_a_folder_that_changes_is_read_anew(tmp_path):
+    # datasets' own cache tells folders with a README apart by their last name and README alone.
+    readme = "---\nconfigs:\n- config_name: default\n  data_files: rows.parquet\n---\n"
+    for number, parent in enumerate(("one", "two", "two")):
+        folder = tmp_path / parent / "reviews"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(readme)
+        pd.DataFrame({"text": [f"text {number}"]}).to_parquet(folder / "rows.parquet")
+        load_table.cache_clear()
+        assert load_table(str(folder), "", "train")["text"] == [f"text {number}"]

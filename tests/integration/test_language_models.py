@@ -1,0 +1,126 @@
+"""The tiny variants of the language-model presets, through the whole pipeline, offline."""
+
+import json
+import math
+
+import datasets
+import pytest
+import torch
+from hub_copies import write_copies
+from peft import PeftModel
+from tiny_llama import make_tiny_llama
+from transformers import AutoModelForCausalLM
+
+from potara_flwr.config import from_flat
+from potara_flwr.in_process import run_in_process
+from potara_flwr.tasks import causal
+from potara_flwr.workbench import Workbench, workbench
+from simulations.presets import load_preset
+
+pytestmark = pytest.mark.integration
+
+PRESETS = ("commonsense-llama", "flan-llama")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """The settings that name the random model and the folder of invented data sets."""
+    folder = tmp_path_factory.mktemp("language")
+    return {
+        "task.model": str(make_tiny_llama(folder / "model")),
+        "data.root": str(write_copies(folder / "root")),
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+def run(preset, places, folder):
+    """Run a preset; return its settings and results."""
+    settings = from_flat({**load_preset(preset), **places, "run.results": str(folder)})
+    run_in_process(settings)
+    return settings, json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(places, own_cache, tmp_path_factory):
+    """Preset → folder, settings and results of one run of its tiny variant."""
+    folders = {preset: tmp_path_factory.mktemp("runs") / preset for preset in PRESETS}
+    return {
+        preset: (folder, *run(f"{preset}-tiny", places, folder))
+        for preset, folder in folders.items()
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_tiny_variant_differs_from_the_preset_in_sizes_alone(preset):
+    full, tiny = load_preset(preset), load_preset(f"{preset}-tiny")
+    assert set(full) - set(tiny) == {"federation.timeout"}
+    sizes = {
+        "task.model", "task.max-new-tokens", "data.train-samples", "data.test-samples",
+        "data.max-tokens", "lora.rank", "lora.alpha", "train.learning-rate", "train.batch-size",
+        "train.local-steps", "federation.rounds", "local.steps", "calibration.samples",
+        "calibration.batch-size",
+    }  # fmt: skip
+    assert {name for name, value in tiny.items() if full[name] != value} <= sizes
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_tiny_variant_runs_offline(preset, runs):
+    folder, settings, results = runs[preset]
+    assert [client["client"] for client in results["clients"]] == list(range(8))
+    assert len(results["rounds"]) >= settings.federation.rounds
+    for client in results["clients"]:
+        assert client["num_train"] == settings.data.train_samples
+        assert client["num_test"] == settings.data.test_samples
+        for score in (*client["accuracy"].values(), client["personalized"]["accuracy"]):
+            assert 0 <= score <= 1
+        assert all(math.isfinite(loss) for loss in client["loss"].values())
+        assert client["loss"]["local"] != client["loss"]["initial"]
+    assert (folder / "report.html").is_file()
+
+
+def test_saved_adapters_answer_in_plain_peft_as_the_results_say(runs):
+    folder, settings, results = runs["commonsense-llama"]
+    bench = Workbench(settings)
+    for client in results["clients"]:
+        test = bench.client(client["client"]).test
+        base = AutoModelForCausalLM.from_pretrained(settings.task.model)
+        place = folder / "clients" / str(client["client"]) / "local"
+        model = PeftModel.from_pretrained(base, str(place)).eval()
+        right = 0
+        for row in range(len(test["labels"])):
+            prompt = test["input_ids"][row][test["attention_mask"][row] == 1]
+            scores = []
+            for ids, weights in zip(
+                test["labels_answers"][row], test["labels_weights"][row], strict=True
+            ):
+                option = ids[weights > 0]
+                if len(option):
+                    with torch.no_grad():
+                        logits = model(input_ids=torch.cat([prompt, option])[None]).logits[0]
+                    log_probs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+                    scores.append(log_probs[range(len(option)), option].mean().item())
+            right += max(range(len(scores)), key=scores.__getitem__) == test["labels"][row].item()
+        assert right / len(test["labels"]) == pytest.approx(client["accuracy"]["local"])
+        card = (place / "README.md").read_text()
+        assert "AutoModelForCausalLM" in card
+
+
+def test_equal_seeds_give_equal_numbers_and_tokens_come_from_the_cache(
+    places, runs, tmp_path, monkeypatch
+):
+    _, _, first = runs["flan-llama"]
+    workbench(from_flat({}))  # forgets what the first run has loaded
+    monkeypatch.setattr(causal, "answer_ids", None)  # tokenizing anew would call it
+    _, second = run("flan-llama-tiny", places, tmp_path / "second")
+
+    timings = ("seconds", "seconds_local_training", "seconds_weight")
+    for one, two in zip(first["clients"], second["clients"], strict=True):
+        assert {name: value for name, value in one.items() if name not in timings} == {
+            name: value for name, value in two.items() if name not in timings
+        }
