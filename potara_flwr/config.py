@@ -238,7 +238,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise SettingsError(f"unknown setting {name!r}{_nearest(name, known)}")
+            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
         group, _, key = name.rpartition(".")
         (nested.setdefault(group, {}) if group else nested)[key] = value
     try:
@@ -269,6 +269,12 @@ def allowed(field: FieldInfo) -> str:
     return f"{words} {' and '.join(bounds)}" if bounds else words
 
 
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """Return the end of an error line: the known name nearest to ``name``, or all of them."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"
+
+
 def settings_table() -> str:
     """Return the table of ``docs/settings.md``: ``python -m potara_flwr.config`` prints it."""
     rows = ["| setting | default | allowed | what it is |", "|---|---|---|---|"]
@@ -293,13 +299,8 @@ def _check_registered(settings: Settings) -> None:
         if value not in registry:
             raise SettingsError(
                 f"setting {name} is {value!r}, but must be one of {', '.join(registry)}"
-                f"{_nearest(value, registry)}"
+                f"{nearest(value, registry)}"
             )
-
-
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"
 
 
 if __name__ == "__main__":
