@@ -176,12 +176,17 @@ class MergeSettings(Group):
 
 
 class RunSettings(Group):
-    """Where a run leaves its results. Decides no number."""
+    """Where a run leaves its results and its logs. Decides no number."""
 
     results: str = Field(
         "",
         description="results folder; empty is a new folder in `potara-results` of the home "
         "folder, named by the run id",
+    )
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
+        "none",
+        description="where rounds and the end are logged besides; each is an extra: "
+        "`pip install 'potara-flwr[wandb]'`",
     )
 
 

@@ -14,6 +14,7 @@ from potara_flwr.communication import Ledger
 from potara_flwr.config import Settings
 from potara_flwr.progress import Progress
 from potara_flwr.strategies import LoraAveraging
+from potara_flwr.tracking import Tracker, round_metrics
 
 
 class RoundRecorder:
@@ -27,12 +28,17 @@ class RoundRecorder:
         Holds the bytes.
     settings : Settings
         Tell how much work is left.
+    tracker : Tracker
+        Is told every round.
     """
 
-    def __init__(self, strategy: LoraAveraging, ledger: Ledger, settings: Settings) -> None:
+    def __init__(
+        self, strategy: LoraAveraging, ledger: Ledger, settings: Settings, tracker: Tracker
+    ) -> None:
         self.strategy = strategy
         self.ledger = ledger
         self.settings = settings
+        self.tracker = tracker
         self.rounds: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
@@ -56,6 +62,7 @@ class RoundRecorder:
             "clients": self.strategy.sampled,
         }
         self.rounds.append(record)
+        self.tracker.log(round_metrics(record), server_round)
         self._log("round", server_round, self.settings.federation.rounds, loss, accuracy,
                   self._seconds_left())  # fmt: skip
 

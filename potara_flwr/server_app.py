@@ -22,6 +22,7 @@ from potara_flwr.report import write_report
 from potara_flwr.results import claimed_folder, results_folder, summarize, write_results
 from potara_flwr.saving import save_federated
 from potara_flwr.strategies import STRATEGIES
+from potara_flwr.tracking import Tracker, final_metrics, tracking
 from potara_flwr.workbench import code_version, workbench
 
 app = ServerApp()
@@ -46,20 +47,22 @@ def run(grid: Grid, settings: Settings, run_id: int) -> Path:
         A setting does not fit, or too few clients could take part.
     """
     folder = results_folder(settings, run_id)
-    with claimed_folder(folder):
-        results = learn(MeteredGrid(grid, Ledger()), settings, folder)
+    with claimed_folder(folder), tracking(settings, folder) as tracker:
+        results = learn(MeteredGrid(grid, Ledger()), settings, folder, tracker)
+        tracker.summarize(final_metrics(results))
         write_report(results, folder)
         write_results(folder, results)
     log(INFO, "results: %s", folder)
     return folder
 
 
-def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]:
+def learn(grid: MeteredGrid, settings: Settings, folder: Path, tracker: Tracker) -> dict[str, Any]:
     """Gather the clients and take the steps of the algorithm; save the federated adapter in
     ``folder`` and return what goes into ``results.json``.
     """
     model = workbench(settings).model
     descriptions = gather_clients(grid, settings)
+    tracker.start()
 
     # 1. Federated rounds: the federated adapter.
     strategy = STRATEGIES[settings.federation.strategy](
@@ -70,7 +73,7 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]
         min_reply_fraction=settings.federation.min_reply_fraction,
         ledger=grid.ledger,
     )
-    recorder = RoundRecorder(strategy, grid.ledger, settings)
+    recorder = RoundRecorder(strategy, grid.ledger, settings, tracker)
     initial = ArrayRecord(model.initial)
     outcome = strategy.start(
         grid=grid,
