@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 from potara_flwr.console import (
     Results,
-    byte_unit,
     interval,
     marked_weight,
     number,
@@ -23,6 +19,7 @@ from potara_flwr.console import (
     summary_rows,
 )
 from potara_flwr.figures import FIGURES
+from potara_flwr.page import STYLE, bytes_of, embedded, plural, png_of
 
 CAPTIONS = {
     "accuracy-along-weight": "Each panel is a client: the line is the test accuracy of its merge "
@@ -41,38 +38,6 @@ CAPTIONS = {
     "round that was not evaluated has no point.",
 }
 """Figure → the sentence that says how to read it."""
-
-DPI = 150
-"""Dots per inch of the figures."""
-
-STYLE = """
-  body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1a1a1a;
-         background: #fff; max-width: 960px; margin: 0 auto; padding: 24px 20px 48px; }
-  h1 { font-size: 26px; line-height: 1.25; margin: 0 0 12px; }
-  h2 { font-size: 19px; margin: 36px 0 8px; border-bottom: 1px solid #ccc; padding-bottom: 4px; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-  th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #555; }
-  th, td { padding: 4px 12px; }
-  td { text-align: right; border-bottom: 1px solid #e4e4e4; }
-  .text, th:first-child, td:first-child { text-align: left; }
-  .text { overflow-wrap: anywhere; }
-  tr.chosen td { font-weight: 600; background: #e9f5f0; }
-  tr.oracle td { color: #555; font-style: italic; }
-  .note { color: #444; font-size: 14px; }
-  figure { margin: 16px 0 32px; break-inside: avoid; }
-  figure img { max-width: 100%; height: auto; display: block; }
-  figcaption { color: #444; font-size: 14px; margin-top: 6px; }
-  @media print {
-    body { max-width: none; padding: 0; font-size: 11pt; }
-    .scroll { overflow: visible; }
-    table { font-size: 9pt; }
-    th, td { padding: 2px 7px; }
-    tr, figure { break-inside: avoid; }
-    h2 { break-after: avoid; }
-    tr.chosen td { print-color-adjust: exact; }
-  }
-"""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -171,17 +136,10 @@ def write_report(results: Results, folder: Path) -> None:
     images.mkdir(parents=True, exist_ok=True)
     figures = []
     for name, draw in FIGURES.items():
-        png = _png(draw(results))
+        png = png_of(draw(results))
         (images / f"{name}.png").write_bytes(png)
-        figures.append(_embedded(name, png))
+        figures.append(embedded(name, png, CAPTIONS[name]))
     (folder / "report.html").write_text(_page(results, figures), encoding="utf-8")
-
-
-def _png(figure: Figure) -> bytes:
-    """Return the figure as a PNG: the same bytes for the same results."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _page(results: Results, figures: list[dict[str, Any]]) -> str:
@@ -198,8 +156,8 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
     config = results["config"]
     rounds = config["federation"]["rounds"]
     return environment.from_string(TEMPLATE).render(
-        title=f"Potara: {config['task']['name']}, {_count(config['data']['num-clients'], 'client')}"
-        f", {_count(rounds, 'federated round')}",
+        title=f"Potara: {config['task']['name']}, {plural(config['data']['num-clients'], 'client')}"
+        f", {plural(rounds, 'federated round')}",
         style=STYLE,
         explanation=_explanation(config),
         summary=summary_rows(results),
@@ -220,7 +178,7 @@ def _explanation(config: dict[str, Any]) -> str:
     )
     rounds = federation["rounds"]
     federated = (
-        f"made a federated adapter in {_count(rounds, 'round')} of {federation['strategy']}"
+        f"made a federated adapter in {plural(rounds, 'round')} of {federation['strategy']}"
         if rounds
         else "made no federated round, so that the federated adapter is the initial one"
     )
@@ -233,10 +191,10 @@ def _explanation(config: dict[str, Any]) -> str:
         else "kept it as its personalized adapter, with nothing to merge it with"
     )
     return (
-        f"{_count(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
+        f"{plural(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
         f"model {config['task']['model']}; Dirichlet label skew of concentration {data['alpha']:g},"
         f" {data['shift']} shift) {federated}. Each client then trained a local adapter for "
-        f"{_count(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
+        f"{plural(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
         f"own samples alone, and {merged}. The seed is {config['seed']}."
     )
 
@@ -244,20 +202,9 @@ def _explanation(config: dict[str, Any]) -> str:
 def _communication(results: Results) -> str:
     sent = results["communication"]
     return (
-        f"All clients together received {_bytes(sent['bytes_down'])} and sent "
-        f"{_bytes(sent['bytes_up'])} in {_count(len(sent['messages']), 'message')}."
+        f"All clients together received {bytes_of(sent['bytes_down'])} and sent "
+        f"{bytes_of(sent['bytes_up'])} in {plural(len(sent['messages']), 'message')}."
     )
-
-
-def _embedded(name: str, png: bytes) -> dict[str, Any]:
-    """Return what the page needs of a figure; its width is in CSS pixels, 96 to the inch."""
-    pixels = int.from_bytes(png[16:20], "big")
-    return {
-        "name": name,
-        "image": base64.b64encode(png).decode("ascii"),
-        "width": round(pixels * 96 / DPI),
-        "caption": CAPTIONS[name],
-    }
 
 
 def _when(round_number: int | None) -> str:
@@ -272,12 +219,3 @@ def _flat(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}.{key}", item) for key, item in _flat(value))
         else:
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _bytes(count: int) -> str:
-    unit, name = byte_unit(count)
-    return f"{count / unit:.1f} {name}" if unit > 1 else f"{count} {name}"
