@@ -319,12 +319,17 @@ class BaselineSettings(Group):
 
 
 class RunSettings(Group):
-    """Where a run leaves its results. Decides no number."""
+    """Where a run leaves its results and its logs. Decides no number."""
 
     results: str = Field(
         "",
         description="results folder; empty is a new folder in `potara-results` of the home "
         "folder, named by the run id",
+    )
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
+        "none",
+        description="where rounds and the end are logged besides; each is an extra: "
+        "`pip install 'potara-flwr[wandb]'`",
     )
 
 
@@ -384,7 +389,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise SettingsError(f"unknown setting {name!r}{_nearest(name, known)}")
+            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
         group, _, key = name.rpartition(".")
         (nested.setdefault(group, {}) if group else nested)[key] = value
     try:
@@ -415,6 +420,12 @@ def allowed(field: FieldInfo) -> str:
     return f"{words} {' and '.join(bounds)}" if bounds else words
 
 
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """Return the end of an error line: the known name nearest to ``name``, or all of them."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"
+
+
 def settings_table() -> str:
     """Return the table of ``docs/settings.md``: ``python -m potara_flwr.config`` prints it."""
     rows = ["| setting | default | allowed | what it is |", "|---|---|---|---|"]
@@ -439,7 +450,7 @@ def _check_registered(settings: Settings) -> None:
         if value not in registry:
             raise SettingsError(
                 f"setting {name} is {value!r}, but must be one of {', '.join(registry)}"
-                f"{_nearest(value, registry)}"
+                f"{nearest(value, registry)}"
             )
     method = METHODS[settings.method]
     if (
@@ -451,11 +462,6 @@ def _check_registered(settings: Settings) -> None:
             f"federation.aggregation=exact averages updates, but method={settings.method} sends no "
             "B; use factors"
         )
-
-
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -21,11 +20,26 @@ from potara_flwr.console import (
     scientific,
     single_adapters,
 )
-
-BLACK, GREY, PALE = "#000000", "#767676", "#E4E4E4"
-ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-"""The colours of Okabe and Ito, told apart by colour-blind readers."""
+from potara_flwr.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PLAIN_LEGEND,
+    PURPLE,
+    SKY,
+    SMALL,
+    VERMILLION,
+    WIDTH,
+    YELLOW,
+    legend_above,
+    new_figure,
+    say,
+    tidy,
+    words,
+)
 
 ADAPTER_COLOURS = {"federated": BLUE, "local": ORANGE, "personalized": GREEN}
 RULE_COLOURS = (VERMILLION, SKY, GREEN, YELLOW, PURPLE, BLUE, ORANGE)
@@ -34,19 +48,15 @@ RULE_MARKERS = "D^svPXph<>*"
 
 PERSONALIZED_LINE: dict[str, Any] = {"color": BLACK, "linestyle": ":", "linewidth": 1.2}
 
-WIDTH = 10.0
-"""Inches of a figure that fills the page."""
 MOST_PANELS = 40
 ROUND_STEPS = [1, 2, 5, 10]
-SMALL = 9
-PLAIN_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelspacing": 0.7}
 
 
 def accuracy_along_weight(results: Results) -> Figure:
     """Draw one panel per client: test accuracy along λ, with every rule's λ and the oracle."""
     shown = results["clients"][:MOST_PANELS]
     if not shown:
-        return _words("No client was personalized.")
+        return words("No client was personalized.")
     columns = len(shown) if len(shown) <= 4 else 4 if len(shown) <= 12 else 5
     rows = math.ceil(len(shown) / columns)
     width = min(WIDTH, max(6.5, 3.4 * columns))
@@ -55,7 +65,7 @@ def accuracy_along_weight(results: Results) -> Figure:
     handles.append(Line2D([], [], label="λ of the personalized adapter", **PERSONALIZED_LINE))
     legend_columns = 4 if width > 8 else 3
     legend_height = 0.25 * math.ceil(len(handles) / legend_columns)
-    figure = _figure(width, 2.1 * rows + 0.9 + legend_height)
+    figure = new_figure(width, 2.1 * rows + 0.9 + legend_height)
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, client in zip(panels, shown, strict=False):
         _draw_client(axes, client, marks)
@@ -76,8 +86,8 @@ def traces_and_bound(results: Results) -> Figure:
     """Draw every client's variance traces, and the bound at both ends and at λ*."""
     clients = results["clients"]
     if not clients:
-        return _words("No client was personalized.")
-    figure = _figure(_width_for(len(clients)), 5.6)
+        return words("No client was personalized.")
+    figure = new_figure(_width_for(len(clients)), 5.6)
     above, below = figure.subplots(2, 1, sharex=True)
     _draw_dots(
         above,
@@ -109,8 +119,8 @@ def accuracy_per_client(results: Results) -> Figure:
     """
     clients = results["clients"]
     if not clients:
-        return _words("No client was personalized.")
-    figure = _figure(_width_for(len(clients) + 1), 3.8)
+        return words("No client was personalized.")
+    figure = new_figure(_width_for(len(clients) + 1), 3.8)
     axes = figure.subplots()
     mean = results["summary"]["mean"]["accuracy"]
     scores = [
@@ -138,8 +148,8 @@ def accuracy_per_client(results: Results) -> Figure:
     labels = [label.get_text() for label in axes.get_xticklabels()]
     axes.set_xticks([*axes.get_xticks(), middle], [*labels, "mean"])
     axes.set_xlim(-0.6, middle + 0.6 * stretch)
-    _tidy(axes)
-    _legend_above(axes)
+    tidy(axes)
+    legend_above(axes)
     return figure
 
 
@@ -149,7 +159,7 @@ def accuracy_against_bytes(results: Results) -> Figure:
     """
     rounds = results["rounds"]
     if not rounds:
-        return _words("No federated round was run: there are no bytes to draw accuracy against.")
+        return words("No federated round was run: there are no bytes to draw accuracy against.")
     messages = results["communication"]["messages"]
     mean = results["summary"]["mean"]["accuracy"]
     curve = [(_bytes_until(messages, 0), mean["initial"])]
@@ -159,7 +169,7 @@ def accuracy_against_bytes(results: Results) -> Figure:
     total = sum(message["bytes_down"] + message["bytes_up"] for message in messages)
     unit, name = byte_unit(total)
 
-    figure = _figure(8, 4.2)
+    figure = new_figure(8, 4.2)
     axes = figure.subplots()
     x = [sent / unit for sent, accuracy in curve if accuracy is not None]
     y = [_percent(accuracy) for _, accuracy in curve if accuracy is not None]
@@ -180,8 +190,8 @@ def accuracy_against_bytes(results: Results) -> Figure:
     axes.set_xlim(-0.02 * total / unit, 1.04 * total / unit)
     axes.set_xlabel(f"bytes sent so far, down and up, all clients ({name})")
     axes.set_ylabel("mean test accuracy (%)")
-    _tidy(axes)
-    _legend_above(axes)
+    tidy(axes)
+    legend_above(axes)
     return figure
 
 
@@ -189,8 +199,8 @@ def learning_curves(results: Results) -> Figure:
     """Draw loss and accuracy over the rounds, mostly of the federated adapter."""
     rounds = results["rounds"]
     if not rounds:
-        return _words("No federated round was run: there is no learning curve.")
-    figure = _figure(WIDTH, 3.6)
+        return words("No federated round was run: there is no learning curve.")
+    figure = new_figure(WIDTH, 3.6)
     left, right = figure.subplots(1, 2)
     for axes, key, label, style in (
         (left, "training_loss", "training loss", {"color": ORANGE, "marker": "s"}),
@@ -207,11 +217,11 @@ def learning_curves(results: Results) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("federated round")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=ROUND_STEPS))
-        _tidy(axes)
+        tidy(axes)
         if axes.lines:
-            _legend_above(axes)
+            legend_above(axes)
         else:
-            _say(axes, "No round was evaluated.")
+            say(axes, "No round was evaluated.")
     return figure
 
 
@@ -287,7 +297,7 @@ def _draw_client(
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
     axes.margins(y=0.12)
     axes.tick_params(labelsize=SMALL)
-    _tidy(axes)
+    tidy(axes)
     axes.grid(axis="x", color=PALE, linewidth=0.8)
 
 
@@ -308,8 +318,8 @@ def _draw_dots(
     for i in range(len(rows) - 1):
         axes.axvline(i + 0.5, color=PALE, linewidth=0.8)
     axes.tick_params(axis="x", length=0)
-    _tidy(axes)
-    _legend_above(axes)
+    tidy(axes)
+    legend_above(axes)
 
 
 def _log_scale(axes: Axes, values: Sequence[float]) -> None:
@@ -324,24 +334,6 @@ def _log_scale(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _words(sentence: str) -> Figure:
-    """Return a figure that says why there is nothing to draw."""
-    figure = _figure(6.5, 1.6)
-    _say(figure.subplots(), sentence)
-    return figure
-
-
-def _say(axes: Axes, sentence: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, sentence, ha="center", va="center", fontsize=11, transform=axes.transAxes)
-
-
 def _width_for(places: int) -> float:
     return min(WIDTH, max(5.5, 1.5 + 0.8 * places))
 
@@ -353,16 +345,6 @@ def _client_ticks(axes: Axes, clients: list[dict[str, Any]]) -> None:
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(clients) - 0.4)
     axes.set_xlabel("client")
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _legend_above(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, **PLAIN_LEGEND)
 
 
 def _dot(rounds: Sequence[Any]) -> float:

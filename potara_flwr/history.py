@@ -15,6 +15,7 @@ from potara_flwr.config import Settings
 from potara_flwr.methods import METHODS
 from potara_flwr.progress import Progress
 from potara_flwr.strategies import LoraAveraging
+from potara_flwr.tracking import Tracker, round_metrics
 
 
 class RoundRecorder:
@@ -28,13 +29,18 @@ class RoundRecorder:
         Holds the bytes.
     settings : Settings
         Tell how much work is left.
+    tracker : Tracker
+        Is told every round.
     """
 
-    def __init__(self, strategy: LoraAveraging, ledger: Ledger, settings: Settings) -> None:
+    def __init__(
+        self, strategy: LoraAveraging, ledger: Ledger, settings: Settings, tracker: Tracker
+    ) -> None:
         self.strategy = strategy
         self.ledger = ledger
         self.settings = settings
         self.total = METHODS[settings.method].rounds(settings)
+        self.tracker = tracker
         self.rounds: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
@@ -59,6 +65,7 @@ class RoundRecorder:
             "clients": self.strategy.sampled,
         }
         self.rounds.append(record)
+        self.tracker.log(round_metrics(record), server_round)
         self._log("round", server_round, self.total, loss, accuracy, self._seconds_left())
 
     def watch_personalization(self, total: int) -> PersonalizationWatch:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 from potara_flwr.console import (
     Results,
-    byte_unit,
     client_columns,
     has_weight,
     merges,
@@ -24,6 +20,7 @@ from potara_flwr.console import (
 )
 from potara_flwr.figures import figures_of
 from potara_flwr.methods import METHODS
+from potara_flwr.page import STYLE, bytes_of, embedded, plural, png_of
 
 CAPTIONS = {
     "accuracy-along-weight": "Each panel is a client: the line is the test accuracy of its merge "
@@ -42,38 +39,6 @@ CAPTIONS = {
     "round that was not evaluated has no point.",
 }
 """Figure → the sentence that says how to read it."""
-
-DPI = 150
-"""Dots per inch of the figures."""
-
-STYLE = """
-  body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1a1a1a;
-         background: #fff; max-width: 960px; margin: 0 auto; padding: 24px 20px 48px; }
-  h1 { font-size: 26px; line-height: 1.25; margin: 0 0 12px; }
-  h2 { font-size: 19px; margin: 36px 0 8px; border-bottom: 1px solid #ccc; padding-bottom: 4px; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-  th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #555; }
-  th, td { padding: 4px 12px; }
-  td { text-align: right; border-bottom: 1px solid #e4e4e4; }
-  .text, th:first-child, td:first-child { text-align: left; }
-  .text { overflow-wrap: anywhere; }
-  tr.chosen td { font-weight: 600; background: #e9f5f0; }
-  tr.oracle td { color: #555; font-style: italic; }
-  .note { color: #444; font-size: 14px; }
-  figure { margin: 16px 0 32px; break-inside: avoid; }
-  figure img { max-width: 100%; height: auto; display: block; }
-  figcaption { color: #444; font-size: 14px; margin-top: 6px; }
-  @media print {
-    body { max-width: none; padding: 0; font-size: 11pt; }
-    .scroll { overflow: visible; }
-    table { font-size: 9pt; }
-    th, td { padding: 2px 7px; }
-    tr, figure { break-inside: avoid; }
-    h2 { break-after: avoid; }
-    tr.chosen td { print-color-adjust: exact; }
-  }
-"""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -170,17 +135,10 @@ def write_report(results: Results, folder: Path) -> None:
     images.mkdir(parents=True, exist_ok=True)
     figures = []
     for name, draw in figures_of(results).items():
-        png = _png(draw(results))
+        png = png_of(draw(results))
         (images / f"{name}.png").write_bytes(png)
-        figures.append(_embedded(name, png))
+        figures.append(embedded(name, png, CAPTIONS[name]))
     (folder / "report.html").write_text(_page(results, figures), encoding="utf-8")
-
-
-def _png(figure: Figure) -> bytes:
-    """Return the figure as a PNG: the same bytes for the same results."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _page(results: Results, figures: list[dict[str, Any]]) -> str:
@@ -189,10 +147,10 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
     config = results["config"]
     rounds = len(results["rounds"])
     columns = _client_columns(results)
-    clients = _count(config["data"]["num-clients"], "client")
+    clients = plural(config["data"]["num-clients"], "client")
     return environment.from_string(TEMPLATE).render(
         title=f"{METHODS[results['method']].title}: {config['task']['name']}, {clients}, "
-        f"{_count(rounds, 'federated round')}",
+        f"{plural(rounds, 'federated round')}",
         style=STYLE,
         explanation=_explanation(results),
         merges=merges(results),
@@ -234,7 +192,7 @@ def _explanation(results: Results) -> str:
     config = results["config"]
     data = config["data"]
     who = (
-        f"{_count(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
+        f"{plural(data['num-clients'], 'client')} with the task {config['task']['name']} (base "
         f"model {config['task']['model']})"
     )
     rounds = len(results["rounds"])
@@ -248,7 +206,7 @@ def _baseline(results: Results, rounds: int) -> str:
     steps = results["summary"].get("optimizer_steps", {}).get("mean", 0)
     source = f" (arXiv {method.source})" if method.source else ""
     return (
-        f"ran {method.title}{source} in {_count(rounds, 'federated round')}, with {steps:.0f} "
+        f"ran {method.title}{source} in {plural(rounds, 'federated round')}, with {steps:.0f} "
         f"optimizer steps a client. {method.summary}"
     )
 
@@ -257,7 +215,7 @@ def _merging(config: dict[str, Any], rounds: int) -> str:
     """Say what Potara did."""
     federation, local, merge = (config[group] for group in ("federation", "local", "merge"))
     federated = (
-        f"made a federated adapter in {_count(rounds, 'federated round')} "
+        f"made a federated adapter in {plural(rounds, 'federated round')} "
         f"({federation['aggregation']} averaged, sent as {federation['transport']})"
         if rounds
         else "made no federated round, so that the federated adapter is the initial one"
@@ -272,7 +230,7 @@ def _merging(config: dict[str, Any], rounds: int) -> str:
     )
     return (
         f"{federated}. Each client then trained a local adapter for "
-        f"{_count(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
+        f"{plural(local['steps'], 'step')} from {start.get(local['start'], local['start'])} on its "
         f"own samples alone, and {merged}."
     )
 
@@ -280,20 +238,9 @@ def _merging(config: dict[str, Any], rounds: int) -> str:
 def _communication(results: Results) -> str:
     sent = results["communication"]
     return (
-        f"All clients together received {_bytes(sent['bytes_down'])} and sent "
-        f"{_bytes(sent['bytes_up'])} in {_count(len(sent['messages']), 'message')}."
+        f"All clients together received {bytes_of(sent['bytes_down'])} and sent "
+        f"{bytes_of(sent['bytes_up'])} in {plural(len(sent['messages']), 'message')}."
     )
-
-
-def _embedded(name: str, png: bytes) -> dict[str, Any]:
-    """Return what the page needs of a figure; its width is in CSS pixels, 96 to the inch."""
-    pixels = int.from_bytes(png[16:20], "big")
-    return {
-        "name": name,
-        "image": base64.b64encode(png).decode("ascii"),
-        "width": round(pixels * 96 / DPI),
-        "caption": CAPTIONS[name],
-    }
 
 
 def _when(round_number: int | None) -> str:
@@ -308,12 +255,3 @@ def _flat(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}.{key}", item) for key, item in _flat(value))
         else:
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _bytes(count: int) -> str:
-    unit, name = byte_unit(count)
-    return f"{count / unit:.1f} {name}" if unit > 1 else f"{count} {name}"

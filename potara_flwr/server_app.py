@@ -26,6 +26,7 @@ from potara_flwr.report import write_report
 from potara_flwr.results import claimed_folder, results_folder, summarize, write_results
 from potara_flwr.saving import save_federated
 from potara_flwr.strategies.lora_averaging import Sent, record_of
+from potara_flwr.tracking import Tracker, final_metrics, tracking
 from potara_flwr.workbench import code_version, workbench
 
 app = ServerApp()
@@ -50,15 +51,16 @@ def run(grid: Grid, settings: Settings, run_id: int) -> Path:
         A setting does not fit, or too few clients could take part.
     """
     folder = results_folder(settings, run_id)
-    with claimed_folder(folder):
-        results = learn(MeteredGrid(grid, Ledger()), settings, folder)
+    with claimed_folder(folder), tracking(settings, folder) as tracker:
+        results = learn(MeteredGrid(grid, Ledger()), settings, folder, tracker)
+        tracker.summarize(final_metrics(results))
         write_report(results, folder)
         write_results(folder, results)
     log(INFO, "results: %s", folder)
     return folder
 
 
-def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]:
+def learn(grid: MeteredGrid, settings: Settings, folder: Path, tracker: Tracker) -> dict[str, Any]:
     """Gather the clients and take the steps of the algorithm; save the federated adapter in
     ``folder`` and return what goes into ``results.json``.
     """
@@ -66,6 +68,7 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]
     model, method = workbench(settings).model, METHODS[settings.method]
     descriptions = gather_clients(grid, settings)
     clock.lap("gathering")
+    tracker.start()
 
     # 1. Federated rounds: of the tensors that the method shares.
     strategy = method.strategy(
@@ -78,7 +81,7 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]
         aggregation=settings.federation.aggregation,
         transport=settings.federation.transport,
     )
-    recorder = RoundRecorder(strategy, grid.ledger, settings)
+    recorder = RoundRecorder(strategy, grid.ledger, settings, tracker)
     shared = [name for name in model.initial if method.sends(name, settings)]
     initial = record_of({name: model.initial[name].numpy() for name in shared})
     rounds = method.rounds(settings)

@@ -21,11 +21,14 @@ class LiveDisplay:
     Parameters
     ----------
     console : Console
-        Where to draw; where it is no terminal, progress comes as plain lines.
+        Where to draw.
+    lines : bool, optional
+        Whether progress comes as plain lines where the console is no terminal.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, lines: bool = True) -> None:
         self.console = console
+        self.lines = lines
         self.error = ""
         """The one line by which the ServerApp said why it failed."""
         self._bar = Progress(
@@ -68,7 +71,8 @@ class LiveDisplay:
 
     def _step(self, step: progress.Progress) -> None:
         if not self.console.is_terminal:
-            self.say(str(step))
+            if self.lines:
+                self.say(str(step))
             return
         if step.phase not in self._tasks:
             for earlier in self._tasks.values():

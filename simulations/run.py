@@ -5,51 +5,26 @@
     python -m simulations.run experiment=paper
 
 ``experiment`` names a preset in conf/experiment. Settings are ``name=value``, with the names of
-docs/settings.md. ``in-process`` calls the apps one client after the other in this process; ``flwr``
-runs them through ``flwr run``, in parallel on Ray. Both give the same bits. The exit status is 0
-if, and only if, there are results.
+docs/settings.md, and hold over the preset's. Hydra reads them: a text with commas or spaces stands
+in quotes of its own, ``lora.target-modules="'q_proj,k_proj'"``. ``in-process`` calls the apps one
+client after the other in this process; ``flwr`` runs them through ``flwr run``, in parallel on Ray.
+Both give the same bits. The exit status is 0 if, and only if, there are results.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.config import Settings, Value, from_flat
-from potara_flwr.errors import PotaraError, SettingsError
-from simulations.presets import load_preset
-
-
-def parse_settings(words: Sequence[str]) -> Settings:
-    """Read settings from ``name=value`` words; a value that is not TOML is taken as a text.
-
-    ``experiment=name`` stands for the settings of a preset; of two words on one setting the later
-    one holds.
-
-    Raises
-    ------
-    SettingsError
-        A word is no ``name=value``, there is no such preset, or a setting is wrong.
-    """
-    values: dict[str, Value] = {}
-    for word in words:
-        name, sign, text = word.partition("=")
-        if not sign:
-            raise SettingsError(f"{word!r} is no setting: write name=value, e.g. lora.rank=8")
-        if name == "experiment":
-            values |= load_preset(text)
-            continue
-        try:
-            values[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name] = text
-    return from_flat(values)
+from potara_flwr.config import Settings
+from potara_flwr.errors import PotaraError
+from simulations.composition import compose_settings
+from simulations.display import DisplayHandler, LiveDisplay
 
 
 def new_folder() -> Path:
@@ -84,23 +59,25 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(settings: Settings, runtime: str, console: Console) -> Path:
     """Run with live progress; return the results folder."""
-    from simulations.display import DisplayHandler, LiveDisplay
-
     with LiveDisplay(console) as display:
         if runtime == "flwr":
             from simulations.flower_runtime import run_with_flower
 
             return run_with_flower(settings, display)
+        return run_displayed(settings, display)
 
-        from flwr.supercore.logger import FLOWER_LOGGER
 
-        from potara_flwr.in_process import run_in_process
+def run_displayed(settings: Settings, display: LiveDisplay) -> Path:
+    """Run in this process, with Flower's log on the display; return the results folder."""
+    from flwr.supercore.logger import FLOWER_LOGGER
 
-        handlers, FLOWER_LOGGER.handlers = FLOWER_LOGGER.handlers, [DisplayHandler(display)]
-        try:
-            return run_in_process(settings)
-        finally:
-            FLOWER_LOGGER.handlers = handlers
+    from potara_flwr.in_process import run_in_process
+
+    handlers, FLOWER_LOGGER.handlers = FLOWER_LOGGER.handlers, [DisplayHandler(display)]
+    try:
+        return run_in_process(settings)
+    finally:
+        FLOWER_LOGGER.handlers = handlers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     console = Console()
     try:
-        settings = parse_settings(args.settings)
+        settings = compose_settings(args.settings)
         folder = args.results or Path(settings.run.results or new_folder())
         where = settings.run.model_copy(update={"results": str(folder.expanduser().absolute())})
         settings = settings.model_copy(update={"run": where})

@@ -39,7 +39,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(tiny_model: Path) -> Callable[..., Settings]:
     """Build settings of a run with the tiny model; flat names override them."""
 

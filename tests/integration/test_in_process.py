@@ -10,6 +10,7 @@ import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from peft import PeftModel
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageClassification
 
 from potara_flwr import client_app
@@ -396,3 +397,16 @@ def test_replies_hold_plain_numbers(tiny, tmp_path):
     for message in grid.messages:
         if message.metadata.reply_to_message_id:
             assert all(isinstance(r, MetricRecord) for r in message.content.metric_records.values())
+
+
+def test_a_tracked_run_has_the_same_bits_and_its_curves(tiny, tmp_path):
+    _, _, plain, _ = run(tiny, tmp_path, name="plain")
+    _, folder, tracked, _ = run(tiny, tmp_path, {"run.tracker": "tensorboard"}, name="tracked")
+    assert tracked["digest"] == plain["digest"]
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    for name in ("loss", "accuracy", "training_loss", "bytes_up"):
+        curve = [(event.step, event.value) for event in events.Scalars(f"round/{name}")]
+        expected = [(record["round"], pytest.approx(record[name])) for record in tracked["rounds"]]
+        assert curve == expected
+    (final,) = events.Scalars("final/accuracy/personalized")
+    assert final.value == pytest.approx(tracked["summary"]["mean"]["accuracy"]["personalized"])

@@ -3,27 +3,7 @@
 import pytest
 from run_words import words_of
 
-from potara_flwr.errors import SettingsError
-from simulations.run import main, new_folder, parse_settings
-
-
-def test_values_are_toml_or_texts():
-    settings = parse_settings(
-        ["seed=3", "data.alpha=1", "merge.svd=true", "merge.rule=segment", "data.shift='shared'",
-         "lora.target-modules=q_proj,k_proj", "task.model=some/folder=x"]
-    )  # fmt: skip
-    assert settings.seed == 3
-    assert settings.data.alpha == 1.0
-    assert settings.merge.svd is True
-    assert settings.merge.rule == "segment"
-    assert settings.data.shift == "shared"
-    assert settings.lora.target_modules == "q_proj,k_proj"
-    assert settings.task.model == "some/folder=x"
-
-
-def test_a_word_that_is_no_setting_says_how_to_write_one():
-    with pytest.raises(SettingsError, match="write name=value"):
-        parse_settings(["lora.rank"])
+from simulations.run import main, new_folder
 
 
 @pytest.mark.parametrize(
@@ -31,7 +11,10 @@ def test_a_word_that_is_no_setting_says_how_to_write_one():
     [
         (["lora.rank=0"], "lora.rank is 0, but must be an integer ≥ 1"),
         (["lora.rank=two"], "lora.rank is 'two'"),
+        (["lora.rank"], "write name=value"),
         (["lora.rnk=2"], "did you mean lora.rank?"),
+        (["lora.rank=2,4"], "several values"),
+        (["experiment=papr"], "did you mean paper?"),
         (["data.alpha=-1"], "data.alpha is -1"),
         (["data.num-clients=0"], "data.num-clients is 0"),
         (["merge.rule=best"], "merge.rule is 'best'"),

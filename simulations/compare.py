@@ -1,0 +1,79 @@
+"""Compare stored runs: one table, figures, CSV and a page that stands alone.
+
+    python -m simulations.compare results/sweeps/digits
+    python -m simulations.compare results/sweeps/digits results/mine --reference method=fedit
+
+Every results.json in the folders or below is a run. Runs that differ in their seed alone are one
+row, with mean and spread. Each row is compared with its reference, seed by seed and client by
+client: with the row that has the values of ``--reference`` and is its like in every other setting;
+by default with the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from potara_flwr.errors import PotaraError
+from simulations.comparison.differences import compare, remarks
+from simulations.comparison.page import write_page
+from simulations.comparison.runs import ComparisonError, common, find, group
+from simulations.comparison.tables import terminal_table
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.compare",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where runs are")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="name=value",
+        help="the reference has this value, and is a row's like in all else; may be repeated",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where page, figures and CSV go (default: comparison, in the first folder)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare; return the exit status."""
+    args = parse_arguments(arguments)
+    output = args.output or args.folders[0] / "comparison"
+    try:
+        found = find(args.folders)
+        groups, copies = group(found)
+        rows = compare(groups, args.reference)
+        said = [*copies, *remarks(rows)]
+        try:
+            write_page(output, rows, common(found, list(groups[0].settings)), said)
+        except OSError as error:
+            raise ComparisonError(f"{output} cannot be written ({error.strerror})") from None
+    except PotaraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    Console().print(terminal_table(rows))
+    for remark in said:
+        print(f"note: {remark}")
+    print(f"csv: {output / 'comparison.csv'}")
+    print(f"page: {output / 'comparison.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Run the app once for each combination of the values given, and show what came out.
+
+    python -m simulations.sweep lora.rank=2,4,8 data.alpha=0.1,0.5 seed=1,2,3
+    python -m simulations.sweep experiment=paper lora.rank=2,4,8 --results results/sweeps/ranks
+    python -m simulations.sweep hydra/launcher=ray lora.rank=2,4,8
+
+Settings are those of ``python -m simulations.run``, with several values separated by commas.
+Hydra's launcher takes the runs one after the other, or, with ``hydra/launcher=ray``, in parallel on
+this machine or on a Ray cluster (docs/sweeps.md). Each run has a folder in the sweep's. The same
+command continues a sweep that was stopped: finished runs are kept. The exit status is 0 if, and
+only if, every run has results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from potara_flwr.config import Settings
+from potara_flwr.console import NONE, number, percent
+from potara_flwr.errors import PotaraError, SettingsError
+from simulations.composition import compose_sweep
+from simulations.jobs import Job, label_of
+from simulations.launching import launch, locked
+
+SWEEPS = Path("results") / "sweeps"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.sweep",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="as Hydra calls a sweep; always so here"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="the sweep's folder (default: results/sweeps/<experiment>)",
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="name=value,value", help="settings of the runs"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def plan(runs: Sequence[tuple[Sequence[str], Settings]], folder: Path) -> list[Job]:
+    """Return the sweep's jobs.
+
+    Raises
+    ------
+    SettingsError
+        Two runs have the same settings, or their words name a folder.
+    """
+    common = common_names([words for words, _ in runs])
+    jobs: dict[str, Job] = {}
+    for words, settings in runs:
+        if settings.run.results:
+            raise SettingsError("a sweep names the folders of its runs: leave out run.results")
+        job = Job(label_of(words, common), settings, folder)
+        if job.key in jobs:
+            raise SettingsError(f"two runs have the same settings: {' '.join(words)}")
+        jobs[job.key] = job
+    return list(jobs.values())
+
+
+def common_names(runs: Sequence[Sequence[str]]) -> list[str]:
+    """Return the names of the settings that all runs are given alike."""
+    words = set(runs[0]).intersection(*runs[1:]) if len(runs) > 1 else ()
+    return [word.partition("=")[0] for word in runs[0] if word in words]
+
+
+def default_folder(runs: Sequence[Sequence[str]]) -> Path:
+    """Return the folder of a sweep that names none: that of its experiments."""
+    words = dict.fromkeys(word for run in runs for word in run if word.startswith("experiment="))
+    return SWEEPS / ("+".join(word.partition("=")[2] for word in words) or "default")
+
+
+def outcome_table(jobs: Sequence[Job], kept: Sequence[Job]) -> Table:
+    """Return what became of every run, as a table for a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Runs", title_justify="left")
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
+    table.add_column("accuracy %", justify="right")
+    table.add_column("loss", justify="right")
+    for job in jobs:
+        results = job.results()
+        if results is None:
+            table.add_row(Text(job.label), "failed", NONE, NONE, style="bold")
+            continue
+        mean = results["summary"]["mean"]
+        scores = percent(mean["accuracy"]["personalized"]), number(mean["loss"]["personalized"], 3)
+        table.add_row(Text(job.label), "kept" if job in kept else "done", *scores)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sweep; return the exit status."""
+    args = parse_arguments(arguments)
+    console = Console()
+    try:
+        config, runs = compose_sweep(args.settings)
+        folder = args.results or default_folder([words for words, _ in runs])
+        folder = folder.expanduser().absolute()
+        jobs = plan(runs, folder)
+        with locked(folder):
+            kept = [job for job in jobs if job.results()]
+            for job in kept:
+                print(f"kept: {job.label}", flush=True)
+            if len(kept) < len(jobs):
+                launch(args.settings, config, folder, common_names([words for words, _ in runs]))
+            failed = [job for job in jobs if not job.results()]
+    except PotaraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: stopped by the user; the same command continues", file=sys.stderr)
+        return 130
+
+    console.print(outcome_table(jobs, kept))
+    for job in failed:
+        print(f"failed: {job.label}: {job.error()}", file=sys.stderr)
+    counts = f"{len(jobs) - len(kept) - len(failed)} done, {len(kept)} kept, {len(failed)} failed"
+    print(f"runs: {counts}")
+    print(f"compare: python -m simulations.compare {folder}")
+    print(f"results: {folder}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

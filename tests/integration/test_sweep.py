@@ -1,0 +1,129 @@
+"""Sweeps on a tiny model: serial, on Ray, killed and continued, with a run that fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from run_words import words_of
+
+from potara_flwr.results import read_results
+from simulations.sweep import main
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+GRID = ["lora.rank=2,4", "seed=1,2"]
+
+
+@pytest.fixture(scope="module")
+def words(tiny):
+    """The words of a tiny 2 × 2 sweep."""
+    swept = {word.partition("=")[0] for word in GRID}
+    return [word for word in words_of(tiny()) if word.partition("=")[0] not in swept] + GRID
+
+
+@pytest.fixture(scope="module")
+def undisturbed(words, tmp_path_factory):
+    """The folder of the sweep, run to its end in one go."""
+    sweep = tmp_path_factory.mktemp("sweeps") / "undisturbed"
+    assert main(["-m", *words, "--results", str(sweep)]) == 0
+    return sweep
+
+
+def digests(sweep):
+    return {
+        (results["config"]["lora"]["rank"], results["config"]["seed"]): results["digest"]
+        for results in (read_results(file.parent) for file in sweep.glob("*/results.json"))
+    }
+
+
+def start(words, sweep):
+    """Start a sweep in a process of its own, in which nothing of this one's is left."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "simulations.sweep", *words, "--results", str(sweep)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_a_sweep_has_a_whole_run_for_each_combination(words, undisturbed, capsys):
+    found = digests(undisturbed)
+    assert set(found) == {(rank, seed) for rank in (2, 4) for seed in (1, 2)}
+    assert len(set(found.values())) == 4
+    folders = sorted(folder for folder in undisturbed.iterdir() if folder.is_dir())
+    assert [folder.name.rpartition("-")[0] for folder in folders] == [
+        "lora.rank=2,seed=1", "lora.rank=2,seed=2", "lora.rank=4,seed=1", "lora.rank=4,seed=2"
+    ]  # fmt: skip
+    assert all((folder / "report.html").is_file() for folder in folders)
+    assert main([*words, "--results", str(undisturbed)]) == 0
+    out = capsys.readouterr().out
+    assert "runs: 0 done, 4 kept, 0 failed" in out
+    assert out.strip().splitlines()[-1] == f"results: {undisturbed}"
+    assert digests(undisturbed) == found
+
+
+def test_runs_on_ray_are_those_of_one_after_the_other(words, undisturbed, tmp_path):
+    sweep = tmp_path / "ray"
+    process = start(["hydra/launcher=ray", *words], sweep)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert digests(sweep) == digests(undisturbed)
+    assert "runs: 4 done, 0 kept, 0 failed" in out
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(sweep) in str(p.info["cmdline"])]
+    assert left == []
+
+
+def test_a_killed_sweep_continues_and_ends_as_an_undisturbed_one(words, undisturbed, tmp_path):
+    sweep = tmp_path / "killed"
+    process = start(words, sweep)
+    deadline = time.monotonic() + 120
+    while len(list(sweep.glob("*/results.json"))) < 1 or len(list(sweep.glob("*/"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    first, *others = sorted(sweep.glob("*/results.json"), key=lambda file: file.stat().st_mtime)
+    assert len(others) < 3
+    before = first.stat().st_mtime_ns
+    assert any(not (folder / "results.json").exists() for folder in sweep.glob("*/"))
+
+    process = start(words, sweep)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert f"kept: {first.parent.name.rpartition('-')[0]}" in out
+    assert first.stat().st_mtime_ns == before
+    assert digests(sweep) == digests(undisturbed)
+    assert f"runs: {3 - len(others)} done, {1 + len(others)} kept, 0 failed" in out
+
+
+def test_a_failing_run_is_shown_and_the_others_go_on(words, tmp_path, capsys, monkeypatch):
+    words = [word for word in words if not word.startswith(("calibration.samples", *GRID))]
+    words += ["lora.rank=2", "seed=1", "calibration.samples=5000,6"]
+    sweep = tmp_path / "failing"
+    assert main([*words, "--results", str(sweep)]) == 1
+    captured = capsys.readouterr()
+    (line,) = {line for line in captured.err.splitlines() if line.startswith("failed: ")}
+    assert line.startswith("failed: calibration.samples=5000: calibration.samples is 5000, more")
+    assert "Traceback" not in captured.err
+    assert "runs: 1 done, 0 kept, 1 failed" in captured.out
+    (error,) = sweep.glob("*/error.txt")
+    assert "Traceback" in error.read_text()
+
+    # A bug in a run is no other than a setting that does not fit it; the next sweep mends it.
+    (done,) = sweep.glob("*/results.json")
+    shutil.rmtree(done.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr("simulations.jobs.run_displayed", lambda *_: {}["missing"])
+        assert main([*words, "--results", str(sweep)]) == 1
+    assert "failed: calibration.samples=6: KeyError: 'missing'" in capsys.readouterr().err
+    assert main([*words, "--results", str(sweep)]) == 1
+    assert "runs: 1 done, 0 kept, 1 failed" in capsys.readouterr().out
