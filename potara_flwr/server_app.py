@@ -58,6 +58,11 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path) -> dict[str, Any]
     """Gather the clients and take the steps of the algorithm; save the federated adapter in
     ``folder`` and return what goes into ``results.json``.
     """
+    if settings.task.head == "local":
+        raise SettingsError(
+            "task.head is local, but no federated method leaves the heads out of its messages yet; "
+            "choose task.head=shared"
+        )
     model = workbench(settings).model
     descriptions = gather_clients(grid, settings)
 
