@@ -9,6 +9,7 @@ from tiny_models import make_tiny_bert, make_tiny_cifar, make_tiny_vit, sentence
 
 from potara_flwr.adapters import load_adapter
 from potara_flwr.config import from_flat
+from potara_flwr.errors import SettingsError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results import read_results
 from potara_flwr.tasks import TASKS
@@ -91,6 +92,11 @@ def test_a_tiny_preset_runs_and_its_adapters_load_as_their_cards_say(name, setti
             torch.testing.assert_close(logits, bench.model(load_adapter(place), batch))
         accuracy = (logits.argmax(-1) == labels).float().mean()
         assert accuracy == pytest.approx(client["personalized"]["accuracy"])
+
+
+def test_heads_of_different_sizes_are_refused_before_anything_is_sent(settings_of):
+    with pytest.raises(SettingsError, match=r"task\.head is local"):
+        run_in_process(settings_of("sentiment", {"task.head": "local"}))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -12,7 +12,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from potara_flwr.adapters import LoraModel, find_head, kind_of, target_modules
+from potara_flwr.adapters import LoraModel, kind_of
+from potara_flwr.architecture import find_head, target_modules
 from potara_flwr.base_models import find_device, load_text_classifier, load_tokenizer
 from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
