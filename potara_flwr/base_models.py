@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import torch
+from datasets.fingerprint import Hasher
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -234,6 +235,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def tokenizer_of(model: str) -> tuple[PreTrainedTokenizerBase, str]:
+    """Return the tokenizer of a model and a hash of all that decides its tokens."""
+    tokenizer = load_tokenizer(model)
+    # Before its first use, which leaves traces in it.
+    version = Hasher.hash([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer)])
+    return tokenizer, version
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from torch import Tensor
 
 from potara_flwr.config import DataSettings, Settings
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
-from potara_flwr.data.sources import describe, load_table
+from potara_flwr.data.partition import partition
+from potara_flwr.data.sources import check_columns, describe, load_table
 from potara_flwr.errors import SettingsError
 from potara_flwr.seeds import derive_seed
 
@@ -53,6 +56,8 @@ class Questions:
     """The rows of one client."""
 
     rows: datasets.Dataset
+    positions: Tensor
+    """Of the rows in their file or split, shape (n,)."""
     tested: Tensor | None
     """True for the rows that the data itself keeps for testing, shape (n,)."""
     reader: Reader
@@ -64,8 +69,8 @@ def client_questions(settings: Settings, client: int) -> Questions:
     """Return the rows that client ``client`` holds.
 
     Client k holds the k-th of ``data.datasets``, in turn; clients of one data set share its
-    training and its test rows independently and identically distributed. Without
-    ``data.datasets``, all clients share the data at ``data.path`` so.
+    training and its test rows evenly, at random. Without ``data.datasets``, the data at
+    ``data.path`` is partitioned as for any other task.
 
     Raises
     ------
@@ -86,14 +91,17 @@ def client_questions(settings: Settings, client: int) -> Questions:
             )
     position = client % len(names)
     holders = len(range(position, data.num_clients, len(names)))
-    index = client // len(names)
-    train, test = (
-        _share(load_benchmark(data, names[position], split), settings, index, holders)
-        for split in ("train", "test")
+    tables = [load_benchmark(data, names[position], split) for split in ("train", "test")]
+    shares = [_share(len(table), settings.seed, client // len(names), holders) for table in tables]
+    return Questions(
+        datasets.concatenate_datasets(
+            [table.select(share) for table, share in zip(tables, shares, strict=True)]
+        ),
+        torch.from_numpy(np.concatenate(shares)),
+        torch.arange(sum(map(len, shares))) >= len(shares[0]),
+        Reader(names[position]),
+        f"data set {names[position]}",
     )
-    tested = torch.arange(len(train) + len(test)) >= len(train)
-    rows = datasets.concatenate_datasets([train, test])
-    return Questions(rows, tested, Reader(names[position]), f"data set {names[position]}")
 
 
 def load_benchmark(data: DataSettings, name: str, split: str) -> datasets.Dataset:
@@ -114,7 +122,8 @@ def load_benchmark(data: DataSettings, name: str, split: str) -> datasets.Datase
     part = benchmark.train if split == "train" else benchmark.test
     table = load_table(path, benchmark.name, part, setting, revision)
     where = describe(benchmark.path, benchmark.name, part)
-    _check(table, dict.fromkeys(benchmark.columns, f"data set {name}"), where)
+    for column in benchmark.columns:
+        check_columns(table, {f"data set {name}: the column it reads": column}, where)
     return table.select_columns(list(benchmark.columns))
 
 
@@ -122,34 +131,62 @@ def _own(settings: Settings, client: int) -> Questions:
     """Return a client's share of the user's own data."""
     data = settings.data
     reader = Reader("", data.prompt_column, data.answer_column, data.options_column)
-    table = load_table(data.path, "", "train")
-    where = describe(data.path)
+    rows, tested = _own_rows(data)
+    at = _own_partition(data, settings.seed)[client]
+    return Questions(
+        rows.select(at.numpy()),
+        at,
+        None if tested is None else torch.from_numpy(tested[at.numpy()]),
+        reader,
+        describe(data.path, data.name),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None]:
+    """Load the user's own data, and say which rows are for testing, where the data does."""
+    if data.split_column and data.test_split:
+        raise SettingsError("data.split-column and data.test-split are both given; empty one")
+    splits = [split for split in (data.train_split, data.test_split) if split]
+    tables = [load_table(data.path, data.name, split) for split in splits]
     columns = {
-        reader.prompt: "data.prompt-column",
-        reader.answer: "data.answer-column",
-        reader.options: "data.options-column",
-        data.split_column: "data.split-column",
+        "data.prompt-column": data.prompt_column,
+        "data.answer-column": data.answer_column,
+        "data.options-column": data.options_column,
+        "data.split-column": data.split_column,
+        "data.partition-column": data.partition_column,
     }
-    _check(table, {name: asks for name, asks in columns.items() if name}, where)
-    rows = _share(table, settings, client, data.num_clients)
+    for table, split in zip(tables, splits, strict=True):
+        check_columns(table, columns, describe(data.path, data.name, split))
+    named = list(dict.fromkeys(column for column in columns.values() if column))
+    rows = datasets.concatenate_datasets([table.select_columns(named) for table in tables])
     tested = None
-    if data.split_column:
-        tested = torch.tensor([word == "test" for word in rows[data.split_column]])
-    return Questions(rows, tested, reader, where)
+    if data.test_split:
+        tested = np.arange(len(rows)) >= len(tables[0])
+    elif data.split_column:
+        tested = np.array([word == "test" for word in rows[data.split_column]])
+    return rows, tested
 
 
-def _share(table: datasets.Dataset, settings: Settings, index: int, of: int) -> datasets.Dataset:
-    """Return one of ``of`` shares of the rows, in random order."""
-    seed = derive_seed(settings.seed, "partition") % 2**32
-    if len(table) < of:
-        raise SettingsError(f"{of} clients share {len(table)} rows; lower data.num-clients")
-    return table.shuffle(seed=seed).shard(num_shards=of, index=index, contiguous=False)
+@functools.lru_cache(maxsize=4)
+def _own_partition(data: DataSettings, seed: int) -> list[Tensor]:
+    """Return the positions of each client's rows; questions have no labels to skew."""
+    rows, _ = _own_rows(data)
+    if data.partition_column:
+        keys = np.unique(np.array(rows[data.partition_column][:]), return_inverse=True)[1]
+    elif data.partition in ("iid", "size-skewed"):
+        keys = np.zeros(len(rows), dtype=np.int64)
+    else:
+        raise SettingsError(
+            f"data.partition is {data.partition}, which needs data.partition-column where samples "
+            "have no labels; or choose iid or size-skewed"
+        )
+    return partition(data, seed, keys)
 
 
-def _check(table: datasets.Dataset, columns: dict[str, str], where: str) -> None:
-    for column, asks in columns.items():
-        if column not in table.column_names:
-            raise SettingsError(
-                f"{asks} needs the column {column!r}, but {where} has the columns "
-                f"{', '.join(table.column_names)}"
-            )
+def _share(size: int, seed: int, index: int, of: int) -> np.ndarray:
+    """Return the positions of one of ``of`` shares of ``size`` rows, at random."""
+    if size < of:
+        raise SettingsError(f"{of} clients share {size} rows; lower data.num-clients")
+    order = np.random.default_rng(derive_seed(seed, "partition")).permutation(size)
+    return order[index::of]

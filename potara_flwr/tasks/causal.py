@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,16 +19,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from potara_flwr.base_models import load_tokenizer
+from potara_flwr.base_models import tokenizer_of
 from potara_flwr.config import Settings
 from potara_flwr.data import benchmarks, examples
+from potara_flwr.data import questions as questions_module
 from potara_flwr.data.examples import Row, RowError, listing_options
+from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
 from potara_flwr.errors import SettingsError
 from potara_flwr.tasks.base import Batch, ClientData, Samples, split_client, take
 
-tokenizer_of = functools.lru_cache(maxsize=2)(load_tokenizer)
-"""The tokenizer of a model, loaded once."""
+POSITION = "position of the row"
+"""Column that says where a row is in its file or split, for error messages."""
 
 
 def load_client(
@@ -58,7 +60,7 @@ def load_client(
         and the client.
     """
     questions = client_questions(settings, client)
-    split = split_client(settings, client, len(questions.rows), questions.tested)
+    split = split_client(settings, client, len(questions.rows), questions.tested, questions.source)
     encoded = {
         part: _encode(questions, at, settings, client, instruct)[:] for part, at in split.items()
     }
@@ -68,12 +70,12 @@ def load_client(
         max(len(answers) for part in encoded.values() for answers in part["answers"]),
         max(len(i) for part in encoded.values() for answers in part["answers"] for i in answers),
     )
-    samples = {part: _samples(columns, size, score) for part, columns in encoded.items()}
+    parts = {part: _samples(columns, size, score) for part, columns in encoded.items()}
     return ClientData(
         client,
-        samples["train"],
-        samples["calibration"],
-        samples["test"],
+        parts["train"],
+        parts["calibration"],
+        parts["test"],
         held_out=settings.calibration.source == "held-out",
     )
 
@@ -82,44 +84,51 @@ def _encode(
     questions: Questions, at: Tensor, settings: Settings, client: int, instruct: bool
 ) -> datasets.Dataset:
     """Tokenize the rows at some positions; what has been tokenized before comes from the cache."""
-    model = settings.task.model
-    rows = questions.rows.select(at.tolist())
-    return rows.map(
-        encode_row,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        fn_kwargs={
-            "reader": asdict(questions.reader),
-            "model": model,
-            "max_tokens": settings.data.max_tokens,
-            "instruct": instruct,
-            "where": f"client {client}: {questions.source}",
-            "version": _version(model),
-        },
+    tokenizer, version = tokenizer_of(settings.task.model)
+    where = f"client {client}: {questions.source}"
+    max_tokens = settings.data.max_tokens
+
+    def prepare(columns: Columns) -> Columns:
+        encoded: Columns = {"prompt": [], "answers": [], "label": [], "open": []}
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            place = f"{where}, row {row.pop(POSITION)}"
+            for name, value in encode_row(
+                questions.reader, row, tokenizer, max_tokens, instruct, place
+            ).items():
+                encoded[name].append(value)
+        return encoded
+
+    rows = questions.rows.select(at.numpy())
+    rows = rows.add_column(POSITION, questions.positions[at].numpy())
+    return prepare_rows(
+        rows, prepare, astuple(questions.reader), version, max_tokens, instruct, _sources()
     )
 
 
 @functools.cache
-def _version(model: str) -> str:
-    """Return a hash of all that decides the tokens of a row, for the key of the cache."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (benchmarks, examples)]
-    digest = hashlib.sha256(b"".join([*sources, Path(__file__).read_bytes()]))
-    digest.update(tokenizer_of(model).backend_tokenizer.to_str().encode())
-    return digest.hexdigest()
+def _sources() -> str:
+    """Return a hash of the code that turns a row into texts and texts into tokens."""
+    files = [str(module.__file__) for module in (benchmarks, examples, questions_module)]
+    return hashlib.sha256(
+        b"".join(Path(file).read_bytes() for file in [*files, __file__])
+    ).hexdigest()
 
 
 def encode_row(
+    reader: Reader,
     row: Row,
-    position: int,
-    *,
-    reader: dict[str, str],
-    model: str,
+    tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     instruct: bool,
     where: str,
-    version: str,
 ) -> dict[str, Any]:
     """Tokenize one row: ids of the prompt and of each answer.
+
+    Parameters
+    ----------
+    where : str
+        The row in words, for error messages.
 
     Raises
     ------
@@ -127,23 +136,23 @@ def encode_row(
         The row makes no question, or its longest answer leaves no room for a prompt.
     """
     try:
-        example = Reader(**reader).read(row)
+        example = reader.read(row)
     except RowError as error:
         column, why = error.args
-        raise SettingsError(f"{where}, column {column!r}, its row {position}: {why}") from None
-    tokenizer = tokenizer_of(model)
+        raise SettingsError(f"{where}, column {column!r}: {why}") from None
     prompt = listing_options(example) if instruct else example.prompt
     stop = [tokenizer.eos_token_id] if instruct else []
     first = _first_tokens(tokenizer)
     asked = _ids(tokenizer, prompt)
     answers = [answer_ids(tokenizer, prompt, asked, text) + stop for text in example.answers]
     if not asked or not all(answers):
-        raise SettingsError(f"{where}, its row {position}: a text has no token of task.model")
-    room = max_tokens - len(first) - max(map(len, answers))
+        raise SettingsError(f"{where}: one of its texts has no token of task.model")
+    longest = max(map(len, answers))
+    room = max_tokens - len(first) - longest
     if room < 1:
         raise SettingsError(
-            f"{where}, its row {position}: the longest answer has {max(map(len, answers))} tokens, "
-            f"which leaves no room for a prompt in data.max-tokens (now {max_tokens}); raise it"
+            f"{where}: its longest answer has {longest} tokens, which leaves no room for a prompt "
+            f"in data.max-tokens (now {max_tokens}); raise it"
         )
     return {
         "prompt": first + asked[-room:],

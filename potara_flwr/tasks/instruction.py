@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_causal_lm
+from potara_flwr.base_models import load_causal_lm, tokenizer_of
 from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
 from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, Task, take
@@ -19,7 +19,6 @@ from potara_flwr.tasks.causal import (
     load_client,
     log_probabilities,
     prompts_of,
-    tokenizer_of,
 )
 from potara_flwr.tasks.text_metrics import METRICS
 
@@ -46,7 +45,7 @@ class Instruction(Task):
         SettingsError
             Also where the tokenizer has no end-of-text token to end an answer with.
         """
-        if tokenizer_of(settings.task.model).eos_token_id is None:
+        if tokenizer_of(settings.task.model)[0].eos_token_id is None:
             raise SettingsError(
                 f"task.model is {settings.task.model!r}, whose tokenizer has no end-of-text token, "
                 "with which task.name=instruction ends an answer"
@@ -91,7 +90,7 @@ class Instruction(Task):
     def _write(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Score questions by the answers that the model writes."""
         task = self.settings.task
-        tokenizer = tokenizer_of(task.model)
+        tokenizer, _ = tokenizer_of(task.model)
         batch = self.collate(samples)
         losses = self.losses(model(batch), batch)
         prompts, mask = prompts_of(samples)

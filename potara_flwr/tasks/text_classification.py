@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-
 import datasets
-from datasets.fingerprint import Hasher
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from potara_flwr.base_models import load_config, load_text_classifier, load_tokenizer
+from potara_flwr.base_models import load_config, load_text_classifier, tokenizer_of
 from potara_flwr.config import Settings
 from potara_flwr.data.clients import Source, client_rows, num_classes
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.errors import SettingsError
 from potara_flwr.tasks.base import ClientData, Samples, by_length
 from potara_flwr.tasks.classification import Classification, client_data
-
-
-@functools.lru_cache(maxsize=4)
-def tokenizer_of(model: str) -> tuple[PreTrainedTokenizerBase, str]:
-    """Return the tokenizer of a model and a hash of all that decides its tokens."""
-    tokenizer = load_tokenizer(model)
-    # Before its first use, which leaves traces in it.
-    version = Hasher.hash([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer)])
-    return tokenizer, version
 
 
 class TextClassification(Classification):

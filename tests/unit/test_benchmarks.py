@@ -149,8 +149,8 @@ def test_a_missing_column_is_named(tmp_path):
     with pytest.raises(SettingsError) as error:
         load_benchmark(data_at(root), "boolq", "train")
     assert str(error.value) == (
-        "data set boolq needs the column 'answer', but google/boolq, split train has the columns "
-        "question, passage"
+        "data set boolq: the column it reads is 'answer', but google/boolq, split train has the "
+        "columns question, passage"
     )
 
 

@@ -13,12 +13,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from potara_flwr.base_models import load_causal_lm
+from potara_flwr.adapters import AdaptedModel
+from potara_flwr.base_models import load_causal_lm, tokenizer_of
 from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients
 from potara_flwr.tasks.base import num_samples, take
-from potara_flwr.tasks.causal import answer_ids, log_probabilities, tokenizer_of
+from potara_flwr.tasks.causal import answer_ids, log_probabilities
 from potara_flwr.tasks.multiple_choice import option_scores
 from potara_flwr.training import evaluate, train
 from potara_flwr.workbench import Workbench
@@ -81,7 +82,7 @@ def answers_of(samples, row):
 def test_a_prompt_and_its_answers_are_whole_and_begin_with_the_begin_token(places):
     bench = bench_of(places, "multiple-choice")
     samples = bench.client(0).test
-    tokenizer = tokenizer_of(places["task.model"])
+    tokenizer, _ = tokenizer_of(places["task.model"])
     for row in range(num_samples(samples)):
         prompt, answers = answers_of(samples, row)
         assert prompt[0] == BEGIN
@@ -95,7 +96,7 @@ def test_a_prompt_and_its_answers_are_whole_and_begin_with_the_begin_token(place
 
 def test_an_instruction_lists_the_options_and_its_answers_end(places):
     bench = bench_of(places, "instruction")
-    tokenizer = tokenizer_of(places["task.model"])
+    tokenizer, _ = tokenizer_of(places["task.model"])
     prompt, answers = answers_of(bench.client(0).test, 0)
     assert "Choose from:\n- material " in tokenizer.decode(prompt)
     assert all(ids[-1] == END and END not in ids[:-1] for ids in answers)
@@ -117,7 +118,7 @@ def test_the_boundary_is_kept_where_a_token_would_span_it():
 
 
 def test_the_boundary_follows_both_texts_together_where_no_token_spans_it(places):
-    tokenizer = tokenizer_of(places["task.model"])
+    tokenizer, _ = tokenizer_of(places["task.model"])
     asked = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
     together = tokenizer("Answer: positive", add_special_tokens=False)["input_ids"]
     assert asked + answer_ids(tokenizer, "Answer:", asked, "positive") == together
@@ -126,7 +127,7 @@ def test_the_boundary_follows_both_texts_together_where_no_token_spans_it(places
 def test_a_long_prompt_loses_its_beginning_and_an_answer_nothing(places):
     full = bench_of(places, "multiple-choice").client(1).test
     short = bench_of(places, "multiple-choice", **{"data.max-tokens": 30}).client(1).test
-    tokenizer = tokenizer_of(places["task.model"])
+    tokenizer, _ = tokenizer_of(places["task.model"])
 
     def texts(samples):
         found = (answers_of(samples, row) for row in range(num_samples(samples)))
@@ -153,7 +154,7 @@ def test_option_scores_equal_a_plain_loop_with_transformers(places, score, clien
         scores = option_scores(logits, batch)
         # Logits are made for the longest answer alone, not for the prompts.
         assert logits.shape[1] == (batch["labels_weights"] > 0).sum(2).max()
-        losses, correct = bench.task.scores(bench.model.with_adapter(bench.model.initial), samples)
+        losses, correct = bench.task.scores(AdaptedModel(bench.model, bench.model.initial), samples)
         for row in range(num_samples(samples)):
             prompt, answers = answers_of(samples, row)
             expected = []
@@ -180,7 +181,7 @@ def test_the_instruction_loss_is_the_one_of_transformers_on_answer_tokens(places
         samples = bench.client(client).test
         batch = bench.task.collate(samples)
         losses = bench.task.losses(bench.model(bench.model.initial, batch), batch)
-        adapted = bench.model.with_adapter(bench.model.initial)
+        adapted = AdaptedModel(bench.model, bench.model.initial)
         torch.testing.assert_close(bench.task.scores(adapted, samples)[0], losses)
         for row in range(num_samples(samples)):
             prompt, answers = answers_of(samples, row)
@@ -271,14 +272,14 @@ class Parrot:
 def test_free_answers_are_scored_by_the_text_metric(places, metric, half):
     bench = bench_of(places, "instruction", "squad_v1", **{"task.metric": metric})
     samples = bench.client(0).test
-    tokenizer = tokenizer_of(places["task.model"])
+    tokenizer, _ = tokenizer_of(places["task.model"])
     texts = ["nothing"] * num_samples(samples)
     texts[0] = tokenizer.decode(answers_of(samples, 0)[1][0][:-1])
     texts[1] = tokenizer.decode(answers_of(samples, 1)[1][0][:-1]) + " maybe"
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     width = max(map(len, ids)) + 1
     written = torch.tensor([row + [END] * (width - len(row)) for row in ids])
-    adapted = Parrot(bench.model.with_adapter(bench.model.initial), written)
+    adapted = Parrot(AdaptedModel(bench.model, bench.model.initial), written)
     with torch.no_grad():
         _, scores = bench.task.scores(adapted, samples)
     assert scores[0] == 1
@@ -289,7 +290,7 @@ def test_free_answers_are_scored_by_the_text_metric(places, metric, half):
 def test_questions_with_and_without_options_may_be_mixed(places):
     bench = bench_of(places, "instruction", "arc_easy,squad_v1")
     choices, free = (bench.client(client).test for client in (0, 1))
-    adapted = bench.model.with_adapter(bench.model.initial)
+    adapted = AdaptedModel(bench.model, bench.model.initial)
 
     def padded(tensor, like, left=False):
         grown = tensor.new_zeros(len(tensor), *like.shape[1:])
@@ -332,14 +333,16 @@ def test_a_model_that_takes_no_positions_is_refused(places, tmp_path):
         tmp_path
     )
     with pytest.raises(SettingsError, match="a BloomForCausalLM, which takes no position_ids"):
-        load_causal_lm(str(tmp_path))
+        load_causal_lm(from_flat({"task.model": str(tmp_path)}))
     with pytest.raises(SettingsError, match="not a readable causal language model"):
-        load_causal_lm("no/such")
+        load_causal_lm(from_flat({"task.model": "no/such"}))
 
 
 def test_a_tokenizer_without_an_end_is_refused_where_answers_must_end(places, tmp_path):
     folder = make_tiny_llama(tmp_path / "endless")
-    PreTrainedTokenizerFast.from_pretrained(folder, eos_token=None).save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(
+        folder, eos_token=None, pad_token="<|end|>"
+    ).save_pretrained(folder)
     bench = bench_of({**places, "task.model": str(folder)}, "instruction")
     with pytest.raises(SettingsError, match="has no end-of-text token"):
         bench.client(0)
