@@ -64,8 +64,10 @@ def launch(words: Sequence[str], config: DictConfig, folder: Path, common: Seque
 
     Raises
     ------
+    SettingsError
+        There is no Ray cluster at the address.
     RunError
-        Ray did not start, or one of its processes died.
+        A process of Ray died, again and again.
     """
     on_ray = config.hydra.runtime.choices["hydra/launcher"] == "ray"
     address = (
@@ -116,7 +118,7 @@ def check_reachable(address: str) -> None:
 
     Raises
     ------
-    RunError
+    SettingsError
         Nothing answers.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -125,7 +127,9 @@ def check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
     except OSError as error:
-        raise RunError(f"no Ray cluster answers at {address} ({error.strerror or error})") from None
+        raise SettingsError(
+            f"no Ray cluster answers at {address} ({error.strerror or error})"
+        ) from None
 
 
 @contextmanager
@@ -134,8 +138,10 @@ def quiet_ray() -> Iterator[None]:
 
     Raises
     ------
+    SettingsError
+        There is no Ray cluster at the address.
     RunError
-        Ray did not start, or one of its processes died.
+        A process of Ray died, again and again.
     """
     import ray
 
@@ -149,7 +155,9 @@ def quiet_ray() -> Iterator[None]:
     with replaced_environment(environment):
         try:
             yield
-        except (ConnectionError, ray.exceptions.RayError) as error:
+        except ConnectionError as error:
+            raise SettingsError(f"Ray: {' '.join(str(error).split())}") from None
+        except ray.exceptions.RayError as error:
             raise RunError(f"Ray: {' '.join(str(error).split())}") from None
         finally:
             ray.shutdown()

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from potara_flwr.config import Settings
 from potara_flwr.console import NONE, number, percent
-from potara_flwr.errors import PotaraError, SettingsError
+from potara_flwr.errors import PotaraError, RunError, SettingsError
 from simulations.composition import compose_sweep
 from simulations.jobs import Job, label_of
 from simulations.launching import launch, locked
@@ -121,7 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for job in kept:
                 print(f"kept: {job.label}", flush=True)
             if len(kept) < len(jobs):
-                launch(args.settings, config, folder, common_names([words for words, _ in runs]))
+                try:
+                    common = common_names([words for words, _ in runs])
+                    launch(args.settings, config, folder, common)
+                except RunError as error:
+                    print(f"error: {error}", file=sys.stderr)
             failed = [job for job in jobs if not job.results()]
     except PotaraError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -132,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console.print(outcome_table(jobs, kept))
     for job in failed:
-        print(f"failed: {job.label}: {job.error()}", file=sys.stderr)
+        reason = job.error() or "it was not finished; the same command continues"
+        print(f"failed: {job.label}: {reason}", file=sys.stderr)
     counts = f"{len(jobs) - len(kept) - len(failed)} done, {len(kept)} kept, {len(failed)} failed"
     print(f"runs: {counts}")
     print(f"compare: python -m simulations.compare {folder}")

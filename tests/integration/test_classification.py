@@ -7,16 +7,20 @@ import transformers
 from peft import PeftModel
 from tiny_models import make_tiny_bert, make_tiny_cifar, make_tiny_vit, sentences
 
-from potara_flwr.adapters import load_adapter
+from potara_flwr.adapters import kind_of, load_adapter
 from potara_flwr.config import from_flat
-from potara_flwr.errors import SettingsError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results import read_results
 from potara_flwr.tasks import TASKS
 from potara_flwr.workbench import Workbench
-from simulations.presets import load_preset
+from simulations.composition import compose_settings
 
 pytestmark = pytest.mark.integration
+
+
+def preset_values(name):
+    """Return the settings of a preset by their flat names."""
+    return compose_settings([f"experiment={name}"]).to_flat()
 
 
 def make_sentences(folder):
@@ -26,6 +30,7 @@ def make_sentences(folder):
     return folder / "sentences.parquet"
 
 
+HEAD = "base_model.model.classifier.weight"
 PRESETS = {
     "cifar100-vit": (make_tiny_vit, make_tiny_cifar, 5),
     "sentiment": (make_tiny_bert, make_sentences, 3),
@@ -46,7 +51,7 @@ def settings_of(tmp_path):
             made["data.path"] /= "sentences.parquet"
         texts = {setting: str(place) for setting, place in made.items()}
         return from_flat(
-            {**load_preset(f"{name}-tiny"), **texts, "run.results": str(tmp_path / "run"),
+            {**preset_values(f"{name}-tiny"), **texts, "run.results": str(tmp_path / "run"),
              **(overrides or {})}
         )  # fmt: skip
 
@@ -55,7 +60,7 @@ def settings_of(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_tiny_preset_differs_from_the_real_one_in_sizes_alone(name):
-    real, tiny = from_flat(load_preset(name)), from_flat(load_preset(f"{name}-tiny"))
+    real, tiny = (compose_settings([f"experiment={preset}"]) for preset in (name, f"{name}-tiny"))
     sizes = {
         "task.model", "data.path", "data.num-clients", "data.alpha", "data.train-samples",
         "data.test-samples", "lora.rank", "lora.alpha", "train.batch-size", "train.learning-rate",
@@ -94,21 +99,22 @@ def test_a_tiny_preset_runs_and_its_adapters_load_as_their_cards_say(name, setti
         assert accuracy == pytest.approx(client["personalized"]["accuracy"])
 
 
-def test_heads_of_different_sizes_are_refused_before_anything_is_sent(settings_of):
-    with pytest.raises(SettingsError, match=r"task\.head is local"):
-        run_in_process(settings_of("sentiment", {"task.head": "local"}))
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_memory_settings_change_results_little(name, settings_of, tmp_path):
-    few = {"data.num-clients": 2, "data.test-fraction": 0.2}
-    plain = read_results(run_in_process(settings_of(name, few)))
-    lean = settings_of(
-        name,
-        {**few, "model.dtype": "bfloat16", "model.gradient-checkpointing": True,
-         "train.evaluation-batch-size": 4, "run.results": str(tmp_path / "lean")},
-    )  # fmt: skip
-    lean = read_results(run_in_process(lean))
-    for one, two in zip(plain["clients"], lean["clients"], strict=True):
-        assert two["loss"]["federated"] == pytest.approx(one["loss"]["federated"], rel=0.1)
-    assert plain["digest"] != lean["digest"]
+def test_local_heads_stay_on_their_clients(settings_of):
+    settings = settings_of("sentiment", {"task.head": "local"})
+    folder = run_in_process(settings)
+    federated = load_adapter(folder / "federated")
+    assert {kind_of(name) for name in federated} == {"A", "B"}
+    results = read_results(folder)
+    assert results["refused"] == []
+    size = sum(tensor.numel() * 4 for tensor in federated.values())
+    trained = [m for m in results["communication"]["messages"] if m["kind"] == "train"]
+    assert trained
+    for message in trained:
+        assert size < message["bytes_up"] < size + 12_000
+    heads = [
+        load_adapter(folder / "clients" / str(client["client"]))[
+            "base_model.model.classifier.weight"
+        ]
+        for client in results["clients"]
+    ]
+    assert all(not torch.equal(heads[0], head) for head in heads[1:])

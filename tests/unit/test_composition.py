@@ -1,12 +1,17 @@
 """Hydra's files and words: every preset loads, every value is checked, every error is one line."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 import yaml
 from run_words import words_of
 
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.errors import SettingsError
-from simulations.composition import CONF, compose_settings, compose_sweep, preset_names
+from simulations.composition import CONF, INSTALLED, compose_settings, compose_sweep, preset_names
+
+ROOT = Path(__file__).parents[2]
 
 
 def header_of(file):
@@ -30,6 +35,13 @@ def test_a_preset_is_valid_and_says_how_to_run_it(name):
             assert settings.model_dump(by_alias=True)[group].items() >= values.items()
     assert f"python -m simulations.run experiment={name}" in header_of(file)
     assert "Reproduces" in header_of(file)
+
+
+def test_a_wheel_holds_the_files_where_they_are_looked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {"conf": str(INSTALLED.relative_to(ROOT))}
+    assert CONF == ROOT / "conf"
 
 
 @pytest.mark.parametrize("name", ["config", "sweep"])
@@ -94,7 +106,7 @@ ERRORS = [
     ("lora.rank=[1,2]", "lora.rank is [1, 2], but must be an integer ≥ 1"),
     ("lora.rank=null", "lora.rank is None"),
     ("experiment=papr", "experiment is 'papr', which is no file in conf/experiment; did you mean "),
-    ("experiment=zzz", "there are digits"),
+    ("experiment=zzz", "there are cifar100-vit, "),
     ("task.model=${foo}", "foo"),
 ]
 

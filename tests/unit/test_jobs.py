@@ -125,7 +125,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(RunError, match=f"no Ray cluster answers at {address}"):
+        with pytest.raises(SettingsError, match=f"no Ray cluster answers at {address}"):
             check_reachable(address)
         server.listen()
         check_reachable(address)
@@ -138,3 +138,18 @@ def test_an_existing_cluster_is_not_told_how_much_memory_it_has():
     assert [word for word in joined if word not in alone] == [
         "++hydra.launcher.ray.init.object_store_memory=null"
     ]
+
+
+def test_a_launcher_that_breaks_down_leaves_the_rest_to_be_continued(tmp_path, capsys, monkeypatch):
+    def break_down(words, config, folder, common):
+        finish(Job("lora.rank=2", from_flat({"lora.rank": 2}), folder))
+        raise RunError("Ray: a worker died")
+
+    monkeypatch.setattr("simulations.sweep.launch", break_down)
+    assert main(["lora.rank=2,4", "--results", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "error: Ray: a worker died",
+        "failed: lora.rank=4: it was not finished; the same command continues",
+    ]
+    assert "runs: 1 done, 0 kept, 1 failed" in captured.out
