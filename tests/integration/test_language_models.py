@@ -66,10 +66,11 @@ def runs(places, own_cache, tmp_path_factory):
 def test_the_tiny_variant_differs_from_the_preset_in_sizes_alone(preset):
     full, tiny = preset_values(preset), preset_values(f"{preset}-tiny")
     sizes = {
-        "task.model", "task.max-new-tokens", "data.train-samples", "data.test-samples",
-        "data.max-tokens", "lora.rank", "lora.alpha", "train.learning-rate", "train.batch-size",
-        "train.local-steps", "federation.rounds", "local.steps", "calibration.samples",
-        "calibration.batch-size", "federation.timeout",
+        "task.model", "task.max-new-tokens", "model.dtype", "data.train-samples",
+        "data.test-samples", "data.max-tokens", "lora.rank", "lora.alpha", "train.learning-rate",
+        "train.batch-size", "train.local-steps", "train.evaluation-batch-size",
+        "federation.rounds", "federation.timeout", "local.steps", "calibration.samples",
+        "calibration.batch-size",
     }  # fmt: skip
     assert {name for name, value in tiny.items() if full[name] != value} <= sizes
 

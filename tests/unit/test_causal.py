@@ -230,6 +230,32 @@ def test_training_lifts_the_right_answers(places):
         assert evaluate(bench.model, bench.task, adapter, data.train).loss < 0.9 * before
 
 
+@pytest.mark.parametrize("name", ["multiple-choice", "instruction"])
+def test_checkpoints_change_nothing_and_bfloat16_little(places, name):
+    plain = bench_of(places, name, "hellaswag")
+    saving = bench_of(places, name, "hellaswag", **{"model.gradient-checkpointing": True})
+    small = bench_of(
+        places, name, "hellaswag",
+        **{"model.gradient-checkpointing": True, "model.dtype": "bfloat16"},
+    )  # fmt: skip
+    adapters = [trained(bench) for bench in (plain, saving, small)]
+    for one, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][one], tensor)
+        assert adapters[2][one].dtype == torch.float32
+    samples = plain.client(0).test
+    exact, coarse = (
+        evaluate(bench.model, bench.task, adapters[0], samples).loss for bench in (plain, small)
+    )
+    assert coarse == pytest.approx(exact, rel=0.05)
+    assert coarse != exact
+    passed = per_sample_gradients(small.model, small.task, adapters[0], samples)
+    expected = per_sample_gradients(plain.model, plain.task, adapters[0], samples)
+    for one, gradient in passed.gradients.items():
+        assert gradient.dtype == torch.float32
+        cosine = torch.cosine_similarity(gradient.flatten(), expected.gradients[one].flatten(), 0)
+        assert cosine > 0.95, one
+
+
 def test_generation_is_the_most_likely_token_after_token_whatever_the_padding(places, caplog):
     bench = bench_of(places, "instruction", "squad_v1")
     adapter, samples = trained(bench), bench.client(0).test
