@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.rules import GRID, RULES
-from simulations.presets import load_preset
+from simulations.composition import compose_settings
 
 PRESETS = ("commonsense-llama", "flan-llama")
 ANSWER_TOKENS = 64
@@ -154,7 +154,7 @@ def table() -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for preset in PRESETS:
-        settings = from_flat(load_preset(preset))
+        settings = compose_settings([f"experiment={preset}"])
         found = need(settings, LLAMA_3_2_3B)
         megabytes = 4 * LLAMA_3_2_3B.adapter(settings.lora.rank) / 1e6
         lines.append(

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from potara_flwr.adapters import LoraModel
 from potara_flwr.config import LoraSettings, from_flat
 from potara_flwr.data.benchmarks import BENCHMARKS
+from simulations.composition import compose_settings
 from simulations.cost import LLAMA_3_2_3B, OPTIONS, PRESETS, Shape, need, table
-from simulations.presets import load_preset
 
 SMALL = Shape(384, 2, 1024, 12, 4, 64)
 
@@ -65,7 +65,7 @@ def test_kept_activations_are_those_that_autograd_keeps():
 
 
 def test_what_a_preset_needs_grows_with_its_settings():
-    preset = load_preset("commonsense-llama")
+    preset = compose_settings(["experiment=commonsense-llama"]).to_flat()
     base = need(from_flat(preset), LLAMA_3_2_3B)
     longer = need(from_flat({**preset, "data.max-tokens": 512}), LLAMA_3_2_3B)
     assert longer.training == 2 * base.training
@@ -86,6 +86,6 @@ def test_the_table_and_the_headers_say_what_is_computed():
     root = Path(__file__).parents[2]
     assert table() in (root / "docs/language-models.md").read_text()
     for preset in PRESETS:
-        found = need(from_flat(load_preset(preset)), LLAMA_3_2_3B)
+        found = need(compose_settings([f"experiment={preset}"]), LLAMA_3_2_3B)
         header = (root / f"conf/experiment/{preset}.yaml").read_text()
         assert f"{found.peak:.0f} GB and {found.hours:.1f} hours" in header
