@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -45,12 +46,12 @@ def digests(sweep):
     }
 
 
-def start(words, sweep):
+def start(words, sweep, **environment):
     """Start a sweep in a process of its own, in which nothing of this one's is left."""
     return subprocess.Popen(
         [sys.executable, "-m", "simulations.sweep", *words, "--results", str(sweep)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
@@ -70,15 +71,26 @@ def test_a_sweep_has_a_whole_run_for_each_combination(words, undisturbed, capsys
     assert digests(undisturbed) == found
 
 
-def test_runs_on_ray_are_those_of_one_after_the_other(words, undisturbed, tmp_path):
+@pytest.fixture
+def short_folder():
+    """A folder for what Ray keeps while it runs: its sockets' paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_runs_on_ray_are_those_of_one_after_the_other(words, undisturbed, tmp_path, short_folder):
     sweep = tmp_path / "ray"
-    process = start(["hydra/launcher=ray", *words], sweep)
+    process = start(["hydra/launcher=ray", *words], sweep, TMPDIR=str(short_folder))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert digests(sweep) == digests(undisturbed)
     assert "runs: 4 done, 0 kept, 0 failed" in out
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(sweep) in str(p.info["cmdline"])]
-    assert left == []
+    # Nothing is left: Ray's processes have its folder on their command lines.
+    assert list(short_folder.iterdir()) == []
+    lines = [
+        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    ]
+    assert not any(str(short_folder) in line for line in lines)
 
 
 def test_a_killed_sweep_continues_and_ends_as_an_undisturbed_one(words, undisturbed, tmp_path):
