@@ -64,7 +64,8 @@ def test_a_tiny_preset_differs_from_the_real_one_in_sizes_alone(name):
     sizes = {
         "task.model", "data.path", "data.num-clients", "data.alpha", "data.train-samples",
         "data.test-samples", "lora.rank", "lora.alpha", "train.batch-size", "train.learning-rate",
-        "train.local-steps", "federation.rounds", "federation.timeout", "local.steps",
+        "train.local-steps", "federation.rounds", "federation.baseline-rounds",
+        "federation.timeout", "local.steps",
         "calibration.samples",
     }  # fmt: skip
     differing = {at for at, value in tiny.to_flat().items() if real.to_flat()[at] != value}
