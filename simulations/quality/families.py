@@ -31,6 +31,8 @@ from potara_flwr.training import one_thread, train
 from potara_flwr.workbench import Workbench
 
 STARTS = ("cold", "warm")
+DIGITS = (("lora.target-modules", "q_proj,v_proj"),)
+"""What every family of digits fixes: the modules that the default finds by itself."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,16 @@ def digit_families(seeds: int) -> Iterator[Family]:
     for seed in range(seeds):
         for shift in ("shared", "conflicting"):
             for samples in (40, 100, 0):
-                overrides = (("data.shift", shift), ("data.train-samples", samples))
+                overrides = (*DIGITS, ("data.shift", shift), ("data.train-samples", samples))
                 yield Family(shift, seed, (5, 20), overrides, kept_out=samples == 100)
 
 
 def edge_families(seeds: int) -> Iterator[Family]:
     """Yield federations at the edge: clients with one or two classes, and one client alone."""
     for seed in range(seeds):
-        skewed = (("data.shift", "shared"), ("data.alpha", 1e-3), ("data.num-clients", 6))
+        skewed = (*DIGITS, ("data.shift", "shared"), ("data.alpha", 1e-3), ("data.num-clients", 6))
         yield Family("one-class", seed, (20,), skewed, kept_out=False)
-        alone = (("data.num-clients", 1), ("data.alpha", 100.0))
+        alone = (*DIGITS, ("data.num-clients", 1), ("data.alpha", 100.0))
         yield Family("one-client", seed, (20,), alone, kept_out=False)
 
 
