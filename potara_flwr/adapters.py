@@ -11,9 +11,8 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -21,11 +20,11 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import GenerationConfig
 
 from potara_flwr.architecture import find_head, target_modules
 from potara_flwr.config import LoraSettings
 from potara_flwr.errors import SettingsError
+from potara_flwr.generation import continue_prompts
 from potara_flwr.seeds import derive_seed, generator
 
 Adapter = dict[str, Tensor]
@@ -47,26 +46,6 @@ def kind_of(name: str) -> Kind:
 def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Return the names of the (A, B) factors of every adapted layer."""
     return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
-
-
-class AdapterRunner(Protocol):
-    """A model that runs with whatever tensors it is handed at each call."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Where dropout is turned on and off."""
-
-    def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits, shape (n, …)."""
-
-    def generate(
-        self,
-        adapter: Mapping[str, Tensor],
-        samples: Mapping[str, Tensor],
-        max_new_tokens: int,
-        stop: int,
-    ) -> Tensor:
-        """Return the most likely token after token, shape (n, new tokens)."""
 
 
 class LoraModel:
@@ -186,27 +165,9 @@ class LoraModel:
         max_new_tokens: int,
         stop: int,
     ) -> Tensor:
-        """Continue prompts with the most likely token after token, shape (n, new tokens).
-
-        Prompts end in the last column; what follows the token ``stop`` in a row is ``stop``.
-        """
-        inputs = {name: samples[name] for name in ("input_ids", "attention_mask")}
-        greedy = GenerationConfig(
-            do_sample=False,
-            # Said again, for a model that samples by default would complain of its own.
-            temperature=1.0,
-            top_p=1.0,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stop,
-            pad_token_id=stop,
-        )
-        continued: Tensor = functional_call(
-            _Generator(self.module),
-            {f"module.{name}": at for name, at in self._parameters_of(adapter).items()},
-            kwargs={**inputs, "generation_config": greedy},
-            tie_weights=False,
-        )
-        return continued[:, samples["input_ids"].shape[1] :]
+        """Continue prompts, see :func:`~potara_flwr.generation.continue_prompts`."""
+        parameters = self._parameters_of(adapter)
+        return continue_prompts(self.module, parameters, samples, max_new_tokens, stop)
 
     def checkpoint_gradients(self) -> None:
         """Compute activations anew in the backward pass instead of keeping them.
@@ -273,34 +234,6 @@ class LoraModel:
     def scaling(self) -> float:
         """The factor s of the update ΔW = s·B·A."""
         return float(self.config.lora_alpha) / self.config.r
-
-
-class _Generator(nn.Module):
-    """Generation as a forward call, which is what ``functional_call`` can put tensors into."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, **inputs: Any) -> Tensor:
-        continued: Tensor = self.module.generate(**inputs)  # type: ignore[operator]
-        return continued
-
-
-@dataclass(frozen=True)
-class AdaptedModel:
-    """A base model with one adapter in it, for the length of each call."""
-
-    model: AdapterRunner
-    adapter: Mapping[str, Tensor]
-
-    def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits of a batch."""
-        return self.model(self.adapter, batch)
-
-    def generate(self, batch: Mapping[str, Tensor], max_new_tokens: int, stop: int) -> Tensor:
-        """Continue the prompts of a batch, see :meth:`LoraModel.generate`."""
-        return self.model.generate(self.adapter, batch, max_new_tokens, stop)
 
 
 def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model: str) -> None:

@@ -119,10 +119,13 @@ def _gradient_pass(
     deltas = torch.autograd.grad(losses.sum(), [output for _, _, output in calls])
 
     n = num_samples(samples)
+    rows = next(
+        len(at) for name, at in samples.items() if at.ndim and not name.startswith("labels")
+    )
     names = {parameter: name for name, parameter in model.parameters.items() if name in leaves}
     gradients: SampleGradients = {}
     for (owner, inputs, _), delta in zip(calls, deltas, strict=True):
-        if inputs.shape[0] % n:
+        if inputs.shape[0] != rows:
             raise EstimationError(f"{owner} mixes the samples: its input is {tuple(inputs.shape)}")
         # (k · n, …, features) → (n, k · tokens, features); without tokens, one.
         inputs = inputs.reshape(n, -1, inputs.shape[-1])

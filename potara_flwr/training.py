@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import AdaptedModel, Adapter, AdapterRunner, device_of
+from potara_flwr.adapted import AdaptedModel, AdapterRunner
+from potara_flwr.adapters import Adapter, device_of
 from potara_flwr.config import TrainSettings
 from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter, AdapterRunner, Kind, LoraModel, kind_of
+from potara_flwr.adapted import AdapterRunner
+from potara_flwr.adapters import Adapter, Kind, LoraModel, kind_of
 from potara_flwr.config import Settings
 from potara_flwr.personalization import Personalization
 from potara_flwr.seeds import derive_seed

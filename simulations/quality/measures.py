@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import AdaptedModel, Adapter, device_of
+from potara_flwr.adapted import AdaptedModel
+from potara_flwr.adapters import Adapter, device_of
 from potara_flwr.diagnosis import diagnose
 from potara_flwr.fisher import per_sample_gradients
 from potara_flwr.merging import Weight, mean_weight, segment_between

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from potara_flwr.adapters import AdaptedModel
+from potara_flwr.adapted import AdaptedModel
 from potara_flwr.base_models import load_causal_lm, tokenizer_of
 from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
@@ -260,10 +260,11 @@ def test_generation_is_the_most_likely_token_after_token_whatever_the_padding(pl
     bench = bench_of(places, "instruction", "squad_v1")
     adapter, samples = trained(bench), bench.client(0).test
     prompts = {name: samples[name] for name in ("input_ids", "attention_mask")}
+    adapted = AdaptedModel(bench.model, adapter)
     # The token that most rows write third stops them there.
-    free = bench.model.generate(adapter, prompts, 6, END)
+    free = adapted.generate(prompts, 6, END)
     stop = int(free[:, 2].mode().values)
-    written = bench.model.generate(adapter, prompts, 6, stop)
+    written = adapted.generate(prompts, 6, stop)
     assert (written == stop).any()
     for row in range(num_samples(samples)):
         text, _ = answers_of(samples, row)
