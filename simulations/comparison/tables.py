@@ -48,7 +48,12 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, name in enumerate(columns):
         text = i < len(rows[0].group.settings)
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
+        table.add_column(
+            name,
+            justify="left" if text else "right",
+            overflow="fold",
+            no_wrap=name == "method",  # a name in two lines is none that can be typed
+        )
     for row in rows:
         table.add_row(*map(Text, cells(row, columns)), style="bold" if row.is_reference else None)
     table.caption = Text(f"bold: reference. {READING}")
