@@ -51,8 +51,9 @@ quality: $(INSTALLED)  ## lint, formatting, types
 bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/benchmarks.md (minutes)
 	@$(BIN)/python -m simulations.bench
 
-results: $(INSTALLED)  ## docs/merge-quality.md and the README table from stored measures; what lacks is measured
+results: $(INSTALLED)  ## pages of merge rules and methods from what is stored; what lacks is measured
 	@$(BIN)/python -m simulations.merge_quality
+	@$(BIN)/python -m simulations.method_quality
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

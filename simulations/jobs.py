@@ -92,13 +92,13 @@ def take_up(config: DictConfig) -> None:
     job = Job(label, settings_of(config), Path(hydra.sweep.dir))
     try:
         if job.results() is None:
-            _run(job)
+            run_job(job)
     except Exception as error:  # noqa: BLE001
         # Whatever a run raises, a bug among it, is shown and does not take the others along.
         _fail(job, error)
 
 
-def _run(job: Job) -> None:
+def run_job(job: Job) -> None:
     """Run from the start: what a run that was killed has left is removed first."""
     folder = job.folder
     if folder.is_dir():

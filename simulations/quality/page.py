@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from potara_flwr.config import Settings
 from potara_flwr.rules import RULES
+from simulations.markdown import table
 from simulations.quality.candidates import CANDIDATES, EVALUATIONS
 from simulations.quality.drawings import draw_regimes, draw_tuning, draw_weights
 from simulations.quality.statistics import (
@@ -70,12 +70,6 @@ def rule_row(cases: Cases, rule: str) -> list[str]:
         str(EVALUATIONS.get(rule, 0)),
         cost,
     ]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def rules_table(cases: Cases) -> str:
