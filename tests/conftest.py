@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import ViTConfig, ViTForImageClassification
+from tiny_models import make_tiny_digits_vit
 
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.workbench import Workbench
@@ -20,23 +19,7 @@ from potara_flwr.workbench import Workbench
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer ViT for 28 × 28 digits, as a Hugging Face model folder."""
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        image_size=28,
-        patch_size=14,
-        num_channels=1,
-        num_labels=10,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.2,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny-vit"
-    ViTForImageClassification(config).save_pretrained(folder)
-    return folder
+    return make_tiny_digits_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
 
 
 @pytest.fixture(scope="session")

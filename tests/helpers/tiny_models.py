@@ -40,6 +40,18 @@ def make_tiny_bert(folder: Path) -> Path:
     return folder
 
 
+def make_tiny_digits_vit(folder: Path) -> Path:
+    """Write a ViT for 28 × 28 digits to ``folder``."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        image_size=28, patch_size=14, num_channels=1, num_labels=10, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, initializer_range=0.2,
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
 def make_tiny_vit(folder: Path) -> Path:
     """Write a ViT for 16 × 16 colour images with its image processor to ``folder``."""
     torch.manual_seed(0)

@@ -5,7 +5,13 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
-from tiny_models import make_tiny_bert, make_tiny_cifar, make_tiny_vit, sentences
+from tiny_models import (
+    make_tiny_bert,
+    make_tiny_cifar,
+    make_tiny_digits_vit,
+    make_tiny_vit,
+    sentences,
+)
 
 from potara_flwr.adapters import kind_of, load_adapter
 from potara_flwr.config import from_flat
@@ -32,6 +38,8 @@ def make_sentences(folder):
 
 HEAD = "base_model.model.classifier.weight"
 PRESETS = {
+    "digits": (make_tiny_digits_vit, None, 10),
+    "paper": (make_tiny_digits_vit, None, 10),
     "cifar100-vit": (make_tiny_vit, make_tiny_cifar, 5),
     "sentiment": (make_tiny_bert, make_sentences, 3),
 }
@@ -43,10 +51,13 @@ def settings_of(tmp_path):
 
     def build(name, overrides=None):
         make_model, make_data, _ = PRESETS[name]
-        made = {"task.model": tmp_path / "model", "data.path": tmp_path / "data"}
+        made = {"task.model": tmp_path / "model"}
         if not made["task.model"].exists():
             make_model(made["task.model"])
-            make_data(made["data.path"])
+        if make_data is not None:
+            made["data.path"] = tmp_path / "data"
+            if not made["data.path"].exists():
+                make_data(made["data.path"])
         if name == "sentiment":
             made["data.path"] /= "sentences.parquet"
         texts = {setting: str(place) for setting, place in made.items()}
