@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from potara_flwr.config import Settings
-from potara_flwr.errors import PotaraError, SettingsError
+from potara_flwr.errors import PotaraError, RunError, SettingsError
 from potara_flwr.results import read_results
 from simulations.composition import settings_of
 from simulations.display import LiveDisplay
@@ -27,6 +28,8 @@ from simulations.run import run_displayed
 LONGEST = 150
 """Characters of the words in a folder's name; file systems take names of 255 bytes."""
 ERROR = "error.txt"
+MOST_ATTEMPTS = 3
+"""Ray starts a run again whose process has died; so often at most, for then it is the run's doing."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Job:
         file = self.folder / ERROR
         return file.read_text().partition("\n")[0] if file.is_file() else ""
 
+    @property
+    def attempts(self) -> Path:
+        """File with the process id of every attempt whose end nobody has seen."""
+        return self.sweep / f".{self.key}.attempts"
+
 
 def label_of(words: Sequence[str], common: Sequence[str]) -> str:
     """Return a run's words, but those whose names are ``common`` to all runs, with commas."""
@@ -92,10 +100,30 @@ def take_up(config: DictConfig) -> None:
     job = Job(label, settings_of(config), Path(hydra.sweep.dir))
     try:
         if job.results() is None:
+            _attempt(job)
             run_job(job)
     except Exception as error:  # noqa: BLE001
         # Whatever a run raises, a bug among it, is shown and does not take the others along.
         _fail(job, error)
+    job.attempts.unlink(missing_ok=True)
+
+
+def _attempt(job: Job) -> None:
+    """Write down that a process takes up the run.
+
+    Raises
+    ------
+    RunError
+        Several processes have, and died of it.
+    """
+    file = job.attempts
+    before = file.read_text().split() if file.is_file() else []
+    if len(before) >= MOST_ATTEMPTS:
+        raise RunError(
+            f"its process died {len(before)} times without a word: out of memory? Give a run more "
+            "of the machine (docs/sweeps.md)"
+        )
+    file.write_text(" ".join([*before, str(os.getpid())]))
 
 
 def run_job(job: Job) -> None:

@@ -118,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs = plan(runs, folder)
         with locked(folder):
             kept = [job for job in jobs if job.results()]
+            for job in jobs:  # what a sweep that was killed has left is not the run's doing
+                job.attempts.unlink(missing_ok=True)
             for job in kept:
                 print(f"kept: {job.label}", flush=True)
             if len(kept) < len(jobs):

@@ -93,6 +93,29 @@ def test_runs_on_ray_are_those_of_one_after_the_other(words, undisturbed, tmp_pa
     assert not any(str(short_folder) in line for line in lines)
 
 
+def test_a_run_that_kills_its_process_fails_and_the_others_go_on(words, tmp_path, short_folder):
+    sweep = tmp_path / "dying"
+    words = [word for word in words if not word.startswith("lora.rank")]
+    process = start(["hydra/launcher=ray", *words], sweep, TMPDIR=str(short_folder))
+    killed: list[int] = []
+    while process.poll() is None:
+        for folder in sweep.glob("seed=1-*"):
+            attempts = sweep / f".{folder.name.rpartition('-')[2]}.attempts"
+            pids = [int(pid) for pid in attempts.read_text().split()] if attempts.exists() else []
+            for pid in set(pids) - set(killed):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        time.sleep(0.005)
+    out, err = process.communicate()
+    assert process.returncode == 1
+    assert len(killed) == 3
+    (line,) = {line for line in err.splitlines() if line.startswith("failed: seed=1")}
+    assert "its process died 3 times without a word" in line
+    assert "runs: 1 done, 0 kept, 1 failed" in out
+    assert not list(sweep.glob(".*.attempts"))
+    assert {f.parent.name.rpartition("-")[0] for f in sweep.glob("*/error.txt")} == {"seed=1"}
+
+
 def test_a_killed_sweep_continues_and_ends_as_an_undisturbed_one(words, undisturbed, tmp_path):
     sweep = tmp_path / "killed"
     process = start(words, sweep)
