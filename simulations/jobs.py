@@ -29,7 +29,7 @@ LONGEST = 150
 """Characters of the words in a folder's name; file systems take names of 255 bytes."""
 ERROR = "error.txt"
 MOST_ATTEMPTS = 3
-"""Ray starts a run again whose process has died; so often at most, for then it is the run's doing."""
+"""Ray starts a run again whose process has died; so often at most: then it is the run's doing."""
 
 
 @dataclass(frozen=True)
