@@ -1,11 +1,14 @@
-"""What every page shares: its style, its images inside it, and numbers in words."""
+"""What every page shares: its layout, its images inside it, and numbers in words."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from jinja2 import DictLoader, Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from potara_flwr.console import byte_unit
@@ -43,6 +46,61 @@ STYLE = """
 """
 
 
+LAYOUT = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ style | safe }}{% block more_style %}{% endblock %}</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% block body %}{% endblock %}
+<h2>Figures</h2>
+{% for figure in figures -%}
+<figure><img src="data:image/png;base64,{{ figure.image }}" width="{{ figure.width }}"
+alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+{% block after_figures %}{% endblock %}
+<h2>{% block settings_title %}Settings{% endblock %}</h2>
+<div class="scroll"><table>
+<thead><tr><th>Setting</th><th class="text">Value</th></tr></thead>
+<tbody>
+{% for name, value in settings -%}
+<tr><td>{{ name }}</td><td class="text">{{ value }}</td></tr>
+{% endfor -%}
+</tbody></table></div>
+</body>
+</html>
+"""
+
+
+def rendered(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
+    """Return a page: ``template`` fills the blocks of :data:`LAYOUT`, whatever ``values`` say is
+    escaped, and nothing is loaded from elsewhere.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, loader=DictLoader({"layout": LAYOUT})
+    )
+    environment.filters |= filters
+    body = "{% extends 'layout' %}" + template
+    return environment.from_string(body).render(style=STYLE, **values)
+
+
+def write_figures(folder: Path, figures: Mapping[str, tuple[Figure, str]]) -> list[dict[str, Any]]:
+    """Write figures, each with its caption, as ``<name>.png`` into ``folder``, which is made where
+    absent; return what a page needs of them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (figure, caption) in figures.items():
+        png = png_of(figure)
+        (folder / f"{name}.png").write_bytes(png)
+        written.append(_embedded(name, png, caption))
+    return written
+
+
 def png_of(figure: Figure) -> bytes:
     """Return the figure as a PNG: the same bytes for the same figure."""
     buffer = io.BytesIO()
@@ -50,7 +108,7 @@ def png_of(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def embedded(name: str, png: bytes, caption: str) -> dict[str, Any]:
+def _embedded(name: str, png: bytes, caption: str) -> dict[str, Any]:
     """Return what a page needs of a figure; its width is in CSS pixels, 96 to the inch."""
     pixels = int.from_bytes(png[16:20], "big")
     return {

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from potara_flwr.console import (
     Results,
     client_columns,
@@ -20,7 +18,7 @@ from potara_flwr.console import (
 )
 from potara_flwr.figures import figures_of
 from potara_flwr.methods import METHODS
-from potara_flwr.page import STYLE, bytes_of, embedded, plural, png_of
+from potara_flwr.page import bytes_of, plural, rendered, write_figures
 
 CAPTIONS = {
     "accuracy-along-weight": "Each panel is a client: the line is the test accuracy of its merge "
@@ -40,17 +38,7 @@ CAPTIONS = {
 }
 """Figure → the sentence that says how to read it."""
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ style | safe }}</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<p>{{ explanation }}</p>
+TEMPLATE = """{% block body %}<p>{{ explanation }}</p>
 
 <h2>Summary</h2>
 <div class="scroll"><table>
@@ -93,12 +81,8 @@ neither side is favoured by both.
 {% endif %}
 {%- else %}<p>No client was personalized.</p>{% endif %}
 
-<h2>Figures</h2>
-{% for figure in figures -%}
-<figure><img src="data:image/png;base64,{{ figure.image }}" width="{{ figure.width }}"
-alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</figcaption></figure>
-{% endfor %}
-{% for heading, entries in troubles -%}
+{% endblock %}
+{% block after_figures %}{% for heading, entries in troubles -%}
 <h2>{{ heading }}</h2>
 {% if entries -%}
 <div class="scroll"><table>
@@ -112,17 +96,7 @@ alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</fi
 </tbody></table></div>
 {%- else %}<p>none</p>{% endif %}
 {% endfor %}
-<h2>Settings</h2>
-<div class="scroll"><table>
-<thead><tr><th>Setting</th><th class="text">Value</th></tr></thead>
-<tbody>
-{% for name, value in settings -%}
-<tr><td>{{ name }}</td><td class="text">{{ value }}</td></tr>
-{% endfor -%}
-</tbody></table></div>
-</body>
-</html>
-"""
+{% endblock %}"""
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -131,27 +105,21 @@ def write_report(results: Results, folder: Path) -> None:
     ``results`` are the contents of ``results.json``. The page loads nothing: its images and its
     style are in it, and it has no script. Whatever the results say is escaped.
     """
-    images = folder / "figures"
-    images.mkdir(parents=True, exist_ok=True)
-    figures = []
-    for name, draw in figures_of(results).items():
-        png = png_of(draw(results))
-        (images / f"{name}.png").write_bytes(png)
-        figures.append(embedded(name, png, CAPTIONS[name]))
+    drawn = {name: (draw(results), CAPTIONS[name]) for name, draw in figures_of(results).items()}
+    figures = write_figures(folder / "figures", drawn)
     (folder / "report.html").write_text(_page(results, figures), encoding="utf-8")
 
 
 def _page(results: Results, figures: list[dict[str, Any]]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "number": number, "when": _when}
     config = results["config"]
     rounds = len(results["rounds"])
     columns = _client_columns(results)
     clients = plural(config["data"]["num-clients"], "client")
-    return environment.from_string(TEMPLATE).render(
+    return rendered(
+        TEMPLATE,
+        {"percent": percent, "number": number, "when": _when},
         title=f"{METHODS[results['method']].title}: {config['task']['name']}, {clients}, "
         f"{plural(rounds, 'federated round')}",
-        style=STYLE,
         explanation=_explanation(results),
         merges=merges(results),
         weighted=has_weight(results),

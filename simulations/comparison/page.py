@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from potara_flwr.config import Value
-from potara_flwr.page import STYLE, embedded, plural, png_of
+from potara_flwr.page import plural, rendered, write_figures
 from simulations.comparison.differences import Row
 from simulations.comparison.drawings import figures_of
 from simulations.comparison.runs import show
 from simulations.comparison.tables import READING, cells, csv_text, headers
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ style | safe }} body { max-width: 1200px; }</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+TEMPLATE = """{% block more_style %} body { max-width: 1200px; }{% endblock %}
+{% block body %}
 <p>Every score is that of the personalized adapters, on test data, the mean over clients.</p>
 <div class="scroll"><table>
 <thead><tr>{% for name in headers %}<th{% if loop.index <= texts %} class="text"{% endif %}>
@@ -40,22 +29,8 @@ TEMPLATE = """<!doctype html>
 <h2>To be borne in mind</h2>
 <ul>{% for remark in remarks %}<li>{{ remark }}</li>{% endfor %}</ul>
 {% endif %}
-<h2>Figures</h2>
-{% for figure in figures -%}
-<figure><img src="data:image/png;base64,{{ figure.image }}" width="{{ figure.width }}"
-alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</figcaption></figure>
-{% endfor %}
-<h2>Settings that all runs share</h2>
-<div class="scroll"><table>
-<thead><tr><th>Setting</th><th class="text">Value</th></tr></thead>
-<tbody>
-{% for name, value in settings -%}
-<tr><td>{{ name }}</td><td class="text">{{ value }}</td></tr>
-{% endfor -%}
-</tbody></table></div>
-</body>
-</html>
-"""
+{% endblock %}
+{% block settings_title %}Settings that all runs share{% endblock %}"""
 
 
 def write_page(
@@ -65,19 +40,14 @@ def write_page(
 
     The page loads nothing: its images and its style are in it.
     """
-    images = folder / "figures"
-    images.mkdir(parents=True, exist_ok=True)
-    figures: list[dict[str, Any]] = []
-    for name, (draw, caption) in figures_of(rows).items():
-        png = png_of(draw(rows))
-        (images / f"{name}.png").write_bytes(png)
-        figures.append(embedded(name, png, caption))
+    drawn = {name: (draw(rows), caption) for name, (draw, caption) in figures_of(rows).items()}
+    figures = write_figures(folder / "figures", drawn)
     columns = headers(rows)
     num_runs = sum(len(row.group.runs) for row in rows)
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    html = environment.from_string(TEMPLATE).render(
+    html = rendered(
+        TEMPLATE,
+        {},
         title=f"Comparison of {plural(num_runs, 'run')} of {plural(len(rows), 'setting')}",
-        style=STYLE,
         headers=columns,
         texts=len(rows[0].group.settings),
         rows=[(row.is_reference, cells(row, columns)) for row in rows],
