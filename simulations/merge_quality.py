@@ -41,7 +41,7 @@ def make(family: Family, adapters: Path, file: Path) -> str:
 def main() -> None:
     """Train and measure what lacks, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of digits, from 0")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of digits, from 0")
     parser.add_argument("--sentiment-seeds", type=int, default=2, help="seeds of sentiment")
     parser.add_argument("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
     parser.add_argument("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
