@@ -352,17 +352,49 @@ class Settings(Group):
 
     def to_flat(self) -> dict[str, Value]:
         """Return every setting by its flat name, as Flower's run config has them."""
-        flat: dict[str, Value] = {}
-        for name, value in self.model_dump(by_alias=True).items():
-            if isinstance(value, dict):
-                flat |= {f"{name}.{key}": item for key, item in value.items()}
-            else:
-                flat[name] = value
-        return flat
+        return flat(self.model_dump(by_alias=True))
 
     def computed(self) -> dict[str, Any]:
         """Return the settings that decide numbers (all but ``run``), nested."""
         return self.model_dump(by_alias=True, exclude={"run"})
+
+    def check_same(self, stored: Mapping[str, Any], setting: str, folder: str) -> None:
+        """Check that a stored run was made with these settings.
+
+        Parameters
+        ----------
+        stored : mapping
+            What :meth:`computed` gave for that run.
+        setting, folder : str
+            The setting that names the run's folder, and the folder.
+
+        Raises
+        ------
+        SettingsError
+            A setting differs; names all that do.
+        """
+        now, then = flat(self.computed()), flat(stored)
+        differing = [
+            f"{name} is {json.dumps(now.get(name))}, there {json.dumps(then.get(name))}"
+            for name in {**now, **then}
+            if now.get(name) != then.get(name)
+        ]
+        if differing:
+            raise SettingsError(
+                f"{setting}: the run in {folder} had other settings ({'; '.join(differing)}); give "
+                "the same ones, only those of run.* may differ"
+            )
+
+
+def flat(nested: Mapping[str, Any]) -> dict[str, Value]:
+    """Return nested settings by their flat names."""
+    values: dict[str, Value] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            values |= {f"{name}.{key}": item for key, item in value.items()}
+        else:
+            values[name] = value
+    return values
 
 
 def schema() -> Iterator[tuple[str, FieldInfo]]:

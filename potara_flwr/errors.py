@@ -25,3 +25,7 @@ class EstimationError(PotaraError):
 
 class ReplyError(PotaraError):
     """A client's reply cannot be used (says what is wrong with it)."""
+
+
+class StorageError(PotaraError):
+    """A file cannot be written or is not what it should be (names the file)."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,13 @@ from potara_flwr.base_models import find_model
 from potara_flwr.config import Settings
 from potara_flwr.methods import METHODS, Outcome
 from potara_flwr.personalization import Personalization
+from potara_flwr.storage import file_hash, sync, writing
 from potara_flwr.tasks import TASKS
+
+ADAPTER_FILE = "adapter_model.safetensors"
+"""peft's name of an adapter's tensors."""
+RUN_FILE = "run.json"
+"""Next to the federated adapter: settings of its run, and its SHA-256."""
 
 
 def save_client(
@@ -39,8 +45,12 @@ def save_client(
 
 def save_federated(
     folder: Path, adapter: Adapter, model: LoraModel, settings: Settings, accuracy: float
-) -> None:
-    """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples."""
+) -> str:
+    """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples.
+
+    Next to it stands ``run.json`` with all that a client needs to personalize it without a server:
+    the run's settings, and the SHA-256 of the adapter's file, which is also returned.
+    """
     method = METHODS[settings.method]
     card = f"""# Federated LoRA adapter
 
@@ -51,6 +61,10 @@ The average of the clients' adapters after {method.rounds(settings)} federated r
 """
     with replacing(folder) as target:
         _save(target, adapter, model, settings, folder, card)
+        sha256 = file_hash(target / ADAPTER_FILE)
+        run = {"sha256": sha256, "config": settings.computed()}
+        (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
+    return sha256
 
 
 def client_card(client: int, outcome: Outcome, settings: Settings) -> str:
@@ -102,17 +116,28 @@ def part_card(client: int, name: str, outcome: Outcome) -> str:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of ``folder`` once it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Give a temporary folder that takes the place of ``folder`` once it is complete.
+
+    Raises
+    ------
+    StorageError
+        Something in it cannot be written; what was there before is there still.
+    """
+    # The name is always the same, so that what a killed process leaves is in nobody's way.
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with writing(folder):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for place in (*temporary.rglob("*"), temporary):
+                sync(place)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _save(

@@ -103,19 +103,21 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path, tracker: Tracker)
 
     # 3. Results.
     summary = summarize(clients)
+    sha256 = None
     if "federated" in method.adapters:
         values = next(iter(sent.values())).values
         federated = model.initial | {name: torch.from_numpy(a) for name, a in values.items()}
         if settings.task.head == "local":
             federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}
         accuracy = summary["mean"]["accuracy"]["federated"]
-        save_federated(folder / "federated", federated, model, settings, accuracy)
+        sha256 = save_federated(folder / "federated", federated, model, settings, accuracy)
     return {
         "method": settings.method,
         "config": settings.computed(),
         "rounds": recorder.rounds,
         **grid.ledger.to_json(),
         "clients": clients,
+        "federated_sha256": sha256,
         "summary": summary,
         "seconds": clock.seconds,
     }

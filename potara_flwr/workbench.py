@@ -38,10 +38,13 @@ class Workbench:
         """Return the base model with the initial adapter of one client, whose head has the classes
         of its own data where ``task.head`` is ``local``.
         """
-        num_classes = self.client(client).num_classes
-        if self.settings.task.head == "shared" or not num_classes:
+        return self.model_of(self.client(client))
+
+    def model_of(self, data: ClientData) -> LoraModel:
+        """Return the base model with the initial adapter of the client with these samples."""
+        if self.settings.task.head == "shared" or not data.num_classes:
             return self.model
-        return self.model.with_classes(num_classes, self.settings.seed)
+        return self.model.with_classes(data.num_classes, self.settings.seed)
 
     def client(self, client: int) -> ClientData:
         """Return the samples of a client."""

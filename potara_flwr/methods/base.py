@@ -206,6 +206,11 @@ class Method:
     """Whether calibration samples are kept out of the rounds' training."""
     strategy: type[LoraAveraging] = LoraAveraging
 
+    def client(self, model: LoraModel, task: Task, data: ClientData, settings: Settings) -> Client:
+        """Return a client as this method sees it, that has kept nothing yet."""
+        samples = data.train if self.keeps_calibration_out else data.train_and_calibration
+        return Client(model, task, data, settings, samples)
+
     def sends(self, name: str, settings: Settings) -> bool:
         """Say whether the tensor of this name is sent; a local head never is."""
         kind = kind_of(name)

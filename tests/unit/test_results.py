@@ -6,6 +6,7 @@ import pytest
 from results_example import example_results
 
 from potara_flwr.config import from_flat
+from potara_flwr.errors import StorageError
 from potara_flwr.results import digest, read_results, results_folder, summarize, write_results
 from potara_flwr.saving import replacing
 
@@ -69,7 +70,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "clients" / "0"
     with replacing(folder) as target:
         (target / "old").write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(folder) as target:
+    with pytest.raises(StorageError, match="cannot be written"), replacing(folder) as target:
         (target / "new" / "deep").write_text("the folder above is not there")
     assert [file.name for file in folder.iterdir()] == ["old"]
     with replacing(folder) as target:

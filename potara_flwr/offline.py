@@ -1,0 +1,161 @@
+"""Personalization without a server: of a saved federated adapter, on a client's own data.
+
+:func:`personalize_offline` is all of it. It needs the ``federated`` folder of a run, which holds
+the run's settings and the adapter's SHA-256 too, and nothing else of that run: also a client that
+never took part can do it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from potara_flwr.adapters import Adapter, LoraModel, load_adapter
+from potara_flwr.config import Settings, flat, from_flat
+from potara_flwr.entries import Report
+from potara_flwr.errors import SettingsError, StorageError
+from potara_flwr.methods import METHODS
+from potara_flwr.saving import ADAPTER_FILE, RUN_FILE, save_client
+from potara_flwr.storage import file_hash, write_whole
+from potara_flwr.tasks.base import ClientData, num_samples
+from potara_flwr.training import one_thread
+from potara_flwr.workbench import Workbench
+
+
+def personalize_offline(
+    federated: Path,
+    out: Path,
+    *,
+    client: int | None = None,
+    data: str = "",
+    model: str = "",
+) -> dict[str, Any]:
+    """Take a method's last step on a saved federated adapter; save the adapters and a report.
+
+    For a client of the run this gives the bits that the run gave.
+
+    Parameters
+    ----------
+    federated : Path
+        ``<results>/federated`` of a run, or ``<results>``.
+    out : Path
+        A new folder: the personalized adapter as peft loads it, the others below, a model card
+        (``README.md``), and the report (``report.json``, an entry of ``clients`` in
+        docs/results.md, whose optimizer steps are those taken here).
+    client : int, optional
+        Which client of the run this is: decides its share of the run's data, and all draws. With
+        ``data`` it is by default one that did not take part.
+    data : str, optional
+        A data file or folder all of whose rows are this client's; columns and all else as the
+        run's settings say. By default the client's share of the run's data.
+    model : str, optional
+        Where the base model is on this machine, if not where the run had it.
+
+    Returns
+    -------
+    dict
+        The report.
+
+    Raises
+    ------
+    SettingsError
+        Neither client nor data is given, ``out`` is in use, the method keeps something on its
+        clients in the rounds, or the data or the base model does not fit.
+    StorageError
+        The adapter is missing, damaged, or not the one that the run saved.
+    """
+    folder = federated / "federated" if (federated / "federated").is_dir() else federated
+    settings, adapter = _read_federated(folder)
+    if model:
+        task = settings.task.model_copy(update={"model": model})
+        settings = settings.model_copy(update={"task": task})
+    _check(settings, out, client, data)
+    with one_thread():
+        bench = Workbench(settings)
+        samples = _load_data(bench, client, data)
+        own = bench.model_of(samples)
+        _check_fits(adapter, own, folder)
+        method = METHODS[settings.method]
+        this = method.client(own, bench.task, samples, settings)
+        outcome = method.personalize(this, own.initial | adapter)
+    save_client(out, samples.client, outcome, own, settings)
+    sizes = {
+        f"num_{part}": num_samples(getattr(samples, part))
+        for part in ("train", "calibration", "test")
+    }
+    report = Report.of(outcome, this.steps, this.seconds).to_json()
+    entry = {"client": samples.client, **sizes, **report}
+    write_whole(out / "report.json", (json.dumps(entry, indent=1) + "\n").encode())
+    return entry
+
+
+def _read_federated(folder: Path) -> tuple[Settings, Adapter]:
+    """Return a run's settings and its federated adapter, if it is the one that the run saved."""
+    place = folder / RUN_FILE
+    try:
+        run = json.loads(place.read_text())
+        config, recorded = flat(run["config"]), {place: run["sha256"]}
+        results = folder.parent / "results.json"
+        if results.is_file():
+            recorded[results] = json.loads(results.read_text())["federated_sha256"]
+    except OSError as error:
+        raise StorageError(
+            f"{folder} is not the federated adapter of a run: {place.name} cannot be read "
+            f"({error.strerror})"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{folder}: what the run has recorded is damaged ({error!r})") from None
+    found = file_hash(folder / ADAPTER_FILE)
+    for place, sha256 in recorded.items():
+        if found != sha256:
+            raise StorageError(
+                f"{folder / ADAPTER_FILE} is not the adapter that the run saved: its SHA-256 is "
+                f"{found}, in {place.name} {sha256}"
+            )
+    try:
+        return from_flat(config), load_adapter(folder)
+    except SafetensorError as error:
+        raise StorageError(f"{folder / ADAPTER_FILE} is damaged: {error}") from None
+
+
+def _check(settings: Settings, out: Path, client: int | None, data: str) -> None:
+    method = METHODS[settings.method]
+    if method.keeps:
+        raise SettingsError(
+            f"method={settings.method} cannot be personalized without a server: in the rounds each "
+            f"client keeps {method.keeps}, which is not in the federated adapter"
+        )
+    if client is None and not data:
+        raise SettingsError("name the client's number in the run, or data of your own")
+    if client is not None and not data and client >= settings.data.num_clients:
+        raise SettingsError(
+            f"the run has {settings.data.num_clients} clients, from 0; client {client} needs data "
+            "of its own"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(f"{out} is in use; name a new folder")
+
+
+def _load_data(bench: Workbench, client: int | None, data: str) -> ClientData:
+    """Return the client's share of the run's data, or all rows of its own."""
+    if not data:
+        return bench.client(client or 0)
+    settings = bench.settings
+    number = settings.data.num_clients if client is None else client
+    own = settings.data.model_copy(update={"path": data, "num_clients": 1, "partition": "iid"})
+    samples = bench.task.load_client(settings.model_copy(update={"data": own}), 0)
+    return dataclasses.replace(samples, client=number)
+
+
+def _check_fits(adapter: Adapter, model: LoraModel, folder: Path) -> None:
+    """Check that an adapter is one of this base model."""
+    for name, tensor in adapter.items():
+        if name not in model.initial or model.initial[name].shape != tensor.shape:
+            raise SettingsError(
+                f"the base model does not fit the adapter in {folder}: there is no {name} of the "
+                f"shape {tuple(tensor.shape)} in it"
+            )

@@ -1,0 +1,96 @@
+"""Personalization without a server: the bits of the run, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from clients import same_bits
+
+from potara_flwr.adapters import load_adapter
+from potara_flwr.errors import SettingsError, StorageError
+from potara_flwr.in_process import run_in_process
+from potara_flwr.methods import METHODS
+from potara_flwr.offline import personalize_offline
+from potara_flwr.results import digest, read_results
+
+pytestmark = pytest.mark.integration
+
+ALONE = [name for name, row in METHODS.items() if "federated" in row.adapters and not row.keeps]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The results folder of a run with Potara."""
+    return run_in_process(tiny({"run.results": str(tmp_path_factory.mktemp("runs") / "run")}))
+
+
+@pytest.fixture
+def federated(finished, tmp_path):
+    """A copy of its federated adapter, alone."""
+    return shutil.copytree(finished / "federated", tmp_path / "federated")
+
+
+@pytest.mark.parametrize("method", ALONE)
+def test_a_client_alone_ends_with_the_bits_of_the_run(tiny, tmp_path, method):
+    settings = {"run.results": str(tmp_path / "run"), "method": method}
+    folder = run_in_process(tiny({**settings, "federation.transport": "int8"}))
+    report = personalize_offline(folder, tmp_path / "out", client=1)
+    theirs = read_results(folder)["clients"][1]
+    rounds = METHODS[method].rounds(tiny(settings)) * 2
+    assert report["optimizer_steps"] == theirs["optimizer_steps"] - rounds
+    report["optimizer_steps"] = theirs["optimizer_steps"]
+    assert digest(report) == digest(theirs)
+    files = sorted((folder / "clients" / "1").rglob("*.safetensors"))
+    assert files
+    for file in files:
+        twin = tmp_path / "out" / file.relative_to(folder / "clients" / "1")
+        assert twin.read_bytes() == file.read_bytes()
+    assert (tmp_path / "out" / "README.md").is_file()
+    stored = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {**stored, "optimizer_steps": theirs["optimizer_steps"]} == report
+
+
+def test_one_folder_is_all_that_a_client_needs(federated, finished, tmp_path):
+    report = personalize_offline(federated, tmp_path / "out", client=2)
+    theirs = finished / "clients" / "2"
+    assert same_bits(load_adapter(tmp_path / "out"), load_adapter(theirs))
+    assert report["client"] == 2
+    with pytest.raises(SettingsError, match="is in use"):
+        personalize_offline(federated, tmp_path / "out", client=2)
+
+
+def test_an_adapter_that_has_changed_is_refused(federated, finished, tmp_path):
+    file = federated / "adapter_model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(StorageError, match=r"is not the adapter that the run saved.*run\.json"):
+        personalize_offline(federated, tmp_path / "out", client=0)
+    # Both were changed alike, but not what the server recorded.
+    file.write_bytes(good)
+    (tmp_path / "results.json").write_text(json.dumps({"federated_sha256": "0" * 64}))
+    with pytest.raises(StorageError, match=r"is not the adapter.*in results\.json 0000"):
+        personalize_offline(federated, tmp_path / "out", client=0)
+    assert read_results(finished)["federated_sha256"] in (federated / "run.json").read_text()
+    (federated / "run.json").write_text("{}")
+    with pytest.raises(StorageError, match="is damaged"):
+        personalize_offline(federated, tmp_path / "out", client=0)
+    (federated / "run.json").unlink()
+    with pytest.raises(StorageError, match=r"run\.json cannot be read"):
+        personalize_offline(federated, tmp_path / "out", client=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_done_alone_is_said(federated, tmp_path, tiny):
+    for arguments, words in (
+        ({}, "name the client's number"),
+        ({"client": 3}, "the run has 3 clients"),
+        ({"client": 0, "model": str(tmp_path / "no")}, "task.model"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            personalize_offline(federated, tmp_path / "out", **arguments)
+    folder = run_in_process(tiny({"run.results": str(tmp_path / "run"), "method": "ditto"}))
+    with pytest.raises(SettingsError, match="each client keeps its personal adapter"):
+        personalize_offline(folder, tmp_path / "out", client=0)
+    assert not (tmp_path / "out").exists()
