@@ -13,15 +13,23 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 
-from potara_flwr.client_state import load_client, read, save_state, write
+from potara_flwr.client_state import (
+    adapters_folder,
+    load_client,
+    read,
+    round_of,
+    state_dir,
+    store_of,
+    write,
+)
+from potara_flwr.client_store import State, check_writable, personalization_key
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.entries import Description, Report, pack
 from potara_flwr.errors import PotaraError, SettingsError
 from potara_flwr.methods import METHODS
-from potara_flwr.results import results_folder
 from potara_flwr.saving import save_client
 from potara_flwr.tasks.base import num_samples
-from potara_flwr.training import one_thread
+from potara_flwr.training import one_thread, time_limit
 from potara_flwr.workbench import code_version, workbench
 
 USER_ERROR = 400
@@ -39,7 +47,7 @@ def answer(handler: Handler) -> Callable[[Message, Context], Message]:
     def wrapped(message: Message, context: Context) -> Message:
         try:
             settings = from_flat(context.run_config)
-            with one_thread():
+            with one_thread(), time_limit(message.metadata.ttl):
                 content = handler(settings, _client(context), message, context)
         except PotaraError as error:
             return Message(Error(USER_ERROR, str(error)), reply_to=message)
@@ -69,6 +77,7 @@ def describe(settings: Settings, client: int, message: Message, context: Context
             f"{code_version()} from {__file__}; stop the SuperLink that was started from there "
             "and run again (README, 'Stale code')"
         )
+    check_writable(state_dir(settings, context))
     description = Description(
         client=client, num_partitions=int(context.node_config.get("num-partitions", 0))
     )
@@ -84,12 +93,13 @@ def describe(settings: Settings, client: int, message: Message, context: Context
 @answer
 def train_round(settings: Settings, client: int, message: Message, context: Context) -> RecordDict:
     """Take the local steps of one federated round."""
-    this = load_client(settings, client, context)
-    server_round = int(str(message.content.config_records["config"]["server-round"]))
+    store, server_round = store_of(settings, client, message, context), round_of(message)
+    before = store.state(until=server_round - 1)
+    this = load_client(settings, client, store, before)
     received = read(this, message.content.array_records["arrays"])
     update = METHODS[settings.method].train_round(this, received, server_round)
-    arrays = write(this, update.adapter, received, context)
-    save_state(this, context)
+    arrays, residuals = write(this, update.adapter, received, before.residuals)
+    store.keep(State(server_round, this.kept, residuals, this.steps, this.seconds), before)
     metrics = MetricRecord({"num-examples": num_samples(this.samples), "loss": update.loss})
     return RecordDict({"arrays": arrays, "metrics": metrics})
 
@@ -100,7 +110,8 @@ def evaluate_round(
     settings: Settings, client: int, message: Message, context: Context
 ) -> RecordDict:
     """Score what the method has after a round, mostly the federated adapter, on test samples."""
-    this = load_client(settings, client, context)
+    store = store_of(settings, client, message, context)
+    this = load_client(settings, client, store, store.state(until=round_of(message)))
     received = read(this, message.content.array_records["arrays"])
     score = METHODS[settings.method].score_round(this, received)
     metrics = MetricRecord(
@@ -114,11 +125,19 @@ def evaluate_round(
 def personalize_client(
     settings: Settings, client: int, message: Message, context: Context
 ) -> RecordDict:
-    """Take the method's last step, keep the adapters; report numbers only."""
-    this = load_client(settings, client, context)
+    """Take the method's last step, keep the adapters; report numbers only. What is done is not done
+    again: asked once more about the same adapter, answer what was answered before.
+    """
+    store = store_of(settings, client, message, context)
+    state = store.state(until=round_of(message))
+    this = load_client(settings, client, store, state)
     received = read(this, message.content.array_records["arrays"])
+    key = personalization_key(received, state)
+    folder = adapters_folder(settings, client, message, context)
+    if (done := store.report(key)) and (folder / "README.md").is_file():
+        return pack(Report.model_validate(done))
     outcome = METHODS[settings.method].personalize(this, received)
-    save_state(this, context)
-    folder = results_folder(settings, context.run_id) / "clients" / str(client)
     save_client(folder, client, outcome, this.model, settings)
-    return pack(Report.of(outcome, this.steps, this.seconds))
+    report = Report.of(outcome, this.steps, this.seconds)
+    store.finish(key, report.model_dump())
+    return pack(report)

@@ -1,51 +1,65 @@
-"""A client between two messages: what it keeps lives in Flower's ``Context.state``, and only there.
-
-Also how an adapter leaves and reaches a client: the shared tensors of it, encoded for transport.
+"""A client between two messages: where its state is, how it is put together from it, and how an
+adapter leaves and reaches it: the shared tensors of it, encoded for transport.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, Context, Message
 
 from potara_flwr.adapters import Adapter, kind_of
+from potara_flwr.client_store import ClientStore, State
 from potara_flwr.config import Settings
 from potara_flwr.methods import METHODS, Client
+from potara_flwr.results import STATE, results_folder
 from potara_flwr.strategies.lora_averaging import record_of, values_of
-from potara_flwr.transport import decode, encode
+from potara_flwr.transport import Arrays, decode, encode
 from potara_flwr.workbench import workbench
 
-KEPT, RESIDUALS, WORK, HEAD = "kept.", "residuals", "work", "local head"
+HEAD = "local head"
 
 
-def load_client(settings: Settings, client: int, context: Context) -> Client:
+def state_dir(settings: Settings, context: Context) -> Path:
+    """Return the folder where this node keeps what outlives a message: its ``state-dir``, else
+    ``state`` in the results folder.
+    """
+    if own := str(context.node_config.get("state-dir", "")):
+        return Path(own).expanduser().absolute()
+    return results_folder(settings, context.run_id) / STATE
+
+
+def adapters_folder(settings: Settings, client: int, message: Message, context: Context) -> Path:
+    """Return where a client saves what it ends with: in its state, where it has a ``state-dir``
+    of its own, else in the results folder.
+    """
+    if context.node_config.get("state-dir", ""):
+        return store_of(settings, client, message, context).folder / "personalized"
+    return results_folder(settings, context.run_id) / "clients" / str(client)
+
+
+def store_of(settings: Settings, client: int, message: Message, context: Context) -> ClientStore:
+    """Return the client's state of the run that a message belongs to."""
+    run_key = str(message.content.config_records["config"]["run-key"])
+    return ClientStore(state_dir(settings, context), run_key, client, settings)
+
+
+def round_of(message: Message) -> int:
+    """Return the round that a message belongs to; after the rounds, the last one."""
+    return int(str(message.content.config_records["config"]["server-round"]))
+
+
+def load_client(settings: Settings, client: int, store: ClientStore, state: State) -> Client:
     """Return a client with what it has kept, its optimizer steps and their seconds."""
     bench = workbench(settings)
-    data = bench.client(client)
-    out = METHODS[settings.method].keeps_calibration_out
-    kept = {
-        name.removeprefix(KEPT): dict(record.to_torch_state_dict())
-        for name, record in context.state.array_records.items()
-        if name.startswith(KEPT)
-    }
-    work = context.state.metric_records.get(WORK, MetricRecord({"steps": 0, "seconds": 0.0}))
-    return Client(
-        model=bench.model_for(client),
-        task=bench.task,
-        data=data,
-        settings=settings,
-        samples=data.train if out else data.train_and_calibration,
-        kept=kept,
-        steps=int(work["steps"]),  # type: ignore[arg-type]  # one number, not a list
-        seconds=float(work["seconds"]),  # type: ignore[arg-type]
+    this = METHODS[settings.method].client(
+        bench.model_for(client), bench.task, bench.client(client), settings
     )
-
-
-def save_state(client: Client, context: Context) -> None:
-    """Keep what the client must find again at the next message."""
-    for name, adapter in client.kept.items():
-        context.state[KEPT + name] = ArrayRecord(adapter)
-    context.state[WORK] = MetricRecord({"steps": client.steps, "seconds": client.seconds})
+    this.kept = dict(state.kept)
+    this.steps, this.seconds = state.steps, state.seconds
+    this.once = store.once
+    return this
 
 
 def read(client: Client, record: ArrayRecord) -> Adapter:
@@ -60,20 +74,20 @@ def read(client: Client, record: ArrayRecord) -> Adapter:
     }
 
 
-def write(client: Client, adapter: Adapter, received: Adapter, context: Context) -> ArrayRecord:
-    """Return the shared tensors of a trained adapter as they travel.
+def write(
+    client: Client, adapter: Adapter, received: Adapter, residuals: Arrays
+) -> tuple[ArrayRecord, Arrays]:
+    """Return the shared tensors of a trained adapter as they travel, and what was rounded away.
 
-    With ``int8`` that is the change to what was received, plus what was rounded away the last time.
+    With ``int8`` that is the change to what was received, plus what was rounded away the last time
+    (``residuals``).
     """
     method, transport = METHODS[client.settings.method], client.settings.federation.transport
     settings = client.settings
     if settings.task.head == "local":
         client.kept[HEAD] = {name: adapter[name] for name in adapter if kind_of(name) == "head"}
     values = {name: t.numpy() for name, t in adapter.items() if method.sends(name, settings)}
-    if transport != "int8":
-        return record_of(encode(values, transport)[0])
-    change = {name: array - received[name].numpy() for name, array in values.items()}
-    before = context.state.array_records.get(RESIDUALS, ArrayRecord())
-    sent, left = encode(change, transport, values_of(before))
-    context.state[RESIDUALS] = record_of(left)
-    return record_of(sent)
+    if transport == "int8":  # what is sent is the change
+        values = {name: array - received[name].numpy() for name, array in values.items()}
+    sent, left = encode(values, transport, residuals)
+    return record_of(sent), left

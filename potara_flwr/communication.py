@@ -8,7 +8,7 @@ and writes down who did not answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from logging import WARNING
 from typing import Any
@@ -54,6 +54,33 @@ class Ledger:
     exchanges: list[Exchange] = field(default_factory=list)
     refused: list[Absence] = field(default_factory=list)
     missing: list[Absence] = field(default_factory=list)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """Messages of earlier attempts to finish the run, as they stand in ``results.json``."""
+
+    def go_on(self, stored: Mapping[str, Any], concerned: set[int] | None = None) -> None:
+        """Put what earlier attempts wrote down (:meth:`to_json`) before what this one did.
+
+        Clients that were gathered before are not counted again, nor is who was missing already, nor
+        who is missing now without being ``concerned``.
+        """
+        self.earlier = list(stored["communication"]["messages"])
+        described = {item["client"] for item in self.earlier if item["kind"] == "describe"}
+        self.exchanges = [
+            item for item in self.exchanges if self.clients.get(item.node) not in described
+        ]
+        for absences, before in (
+            (self.refused, stored["refused"]),
+            (self.missing, stored["missing"]),
+        ):
+            fields = Absence.__dataclass_fields__
+            old = [Absence(**{name: item[name] for name in fields}) for item in before]
+            known = {(item.client, item.round, item.kind) for item in old}
+            absences[:] = old + [
+                item
+                for item in absences
+                if (item.client, item.round, item.kind) not in known
+                and (concerned is None or item.client in concerned)
+            ]
 
     def refuse(self, client: int, server_round: int | None, kind: str, reason: str) -> None:
         """Write down, and log, that a client's reply is not used."""
@@ -65,8 +92,9 @@ class Ledger:
 
     def bytes(self) -> tuple[int, int]:
         """Return all bytes (down, up) so far."""
-        down = sum(exchange.bytes_down for exchange in self.exchanges)
-        return down, sum(exchange.bytes_up for exchange in self.exchanges)
+        sizes = [(exchange.bytes_down, exchange.bytes_up) for exchange in self.exchanges]
+        sizes += [(message["bytes_down"], message["bytes_up"]) for message in self.earlier]
+        return sum(down for down, _ in sizes), sum(up for _, up in sizes)
 
     def absent(self, server_round: int | None, kind: str) -> str:
         """Return who was refused or missing in one phase, and why, in one line."""
@@ -82,18 +110,19 @@ class Ledger:
         Messages stand in the order of rounds, kinds and clients, whatever the order of arrival;
         those to nodes that are no client are left out.
         """
+        these = [
+            {
+                "round": exchange.round,
+                "client": self.clients[exchange.node],
+                "kind": exchange.kind,
+                "bytes_down": exchange.bytes_down,
+                "bytes_up": exchange.bytes_up,
+            }
+            for exchange in self.exchanges
+            if exchange.node in self.clients
+        ]
         messages = sorted(
-            (
-                {
-                    "round": exchange.round,
-                    "client": self.clients[exchange.node],
-                    "kind": exchange.kind,
-                    "bytes_down": exchange.bytes_down,
-                    "bytes_up": exchange.bytes_up,
-                }
-                for exchange in self.exchanges
-                if exchange.node in self.clients
-            ),
+            [*self.earlier, *these],
             key=lambda message: (
                 message["round"] is None, message["round"], KINDS.index(message["kind"]),
                 message["client"],
@@ -187,7 +216,8 @@ class MeteredGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Send messages and wait for the replies, at most ``timeout`` seconds.
+        """Send messages and wait for the replies, at most ``timeout`` seconds. That is how long the
+        messages live, too: nobody begins, or goes on with, work that comes too late.
 
         Returns
         -------
@@ -208,6 +238,9 @@ class MeteredGrid(Grid):
             for message in sent
         }
         self.ledger.exchanges += exchanges.values()
+        if timeout is not None:
+            for message in sent:
+                message.metadata.ttl = timeout
         waiting = set(self.push_messages(sent))
         replies: list[Message] = []
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)

@@ -11,6 +11,7 @@ import difflib
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -331,6 +332,27 @@ class RunSettings(Group):
         description="where rounds and the end are logged besides; each is an extra: "
         "`pip install 'potara-flwr[wandb]'`",
     )
+    resume: str = Field(
+        "",
+        description="results folder of a run that was interrupted: goes on there with the next "
+        "round, all other settings being the same (docs/resume.md)",
+    )
+    personalize_only: str = Field(
+        "",
+        description="results folder of a finished run: asks the clients that are missing there to "
+        "personalize, and completes its results",
+    )
+
+    @property
+    def earlier(self) -> tuple[str, str]:
+        """The setting that names a folder to go on in, and the folder; empty for a new run."""
+        for name, folder in (
+            ("run.resume", self.resume),
+            ("run.personalize-only", self.personalize_only),
+        ):
+            if folder:
+                return name, folder
+        return "", ""
 
 
 class Settings(Group):
@@ -433,6 +455,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
             f"setting {name} is {first['input']!r}, but must be {allowed(known[name])}"
         ) from None
     _check_registered(settings)
+    _check_run(settings.run)
     return settings
 
 
@@ -494,6 +517,15 @@ def _check_registered(settings: Settings) -> None:
             f"federation.aggregation=exact averages updates, but method={settings.method} sends no "
             "B; use factors"
         )
+
+
+def _check_run(run: RunSettings) -> None:
+    """Check that a run has one results folder."""
+    if run.resume and run.personalize_only:
+        raise SettingsError("run.resume and run.personalize-only are both given; empty one")
+    name, folder = run.earlier
+    if name and run.results and Path(run.results).expanduser() != Path(folder).expanduser():
+        raise SettingsError(f"{name} goes on in its own folder; leave out run.results")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,15 @@ from potara_flwr.merging import Segment, Weight, mean_weight, segment_between, t
 from potara_flwr.rules import GRID, RULES, Evidence, bootstrap
 from potara_flwr.seeds import derive_seed
 from potara_flwr.tasks.base import ClientData, Samples, Task, num_samples
-from potara_flwr.training import EVALUATION_BATCH, Score, evaluate, sample_losses, train
+from potara_flwr.training import (
+    EVALUATION_BATCH,
+    Once,
+    Score,
+    each_time,
+    evaluate,
+    sample_losses,
+    train,
+)
 
 
 class Stopwatch:
@@ -38,8 +46,13 @@ class Stopwatch:
     def lap(self, phase: str) -> None:
         """Add the time since the last lap to a phase."""
         now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self.add({phase: now - self._last})
         self._last = now
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds to phases."""
+        for phase, more in seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + more
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ def train_local(
     adapter, _ = train(
         model,
         task,
-        model.initial if settings.local.start == "cold" else federated,
+        _local_start(model, federated, settings),
         data.train,
         settings.train,
         steps=settings.local.steps - refit_steps(settings),
@@ -88,6 +101,34 @@ def train_local(
         who=f"client {data.client}, local training",
     )
     return adapter
+
+
+def _local_start(model: LoraModel, federated: Adapter, settings: Settings) -> Adapter:
+    return model.initial if settings.local.start == "cold" else federated
+
+
+def local_once(
+    model: LoraModel,
+    task: Task,
+    data: ClientData,
+    federated: Adapter,
+    settings: Settings,
+    once: Once,
+) -> tuple[Adapter, float]:
+    """Return what :func:`train_local` gives, and the seconds it takes or took; it is not done
+    again where ``once`` remembers it.
+    """
+    start = _local_start(model, federated, settings)
+    return once(
+        "local adapter", start, lambda: train_local(model, task, data, federated, settings)
+    )
+
+
+def refit_once(
+    model: LoraModel, task: Task, data: ClientData, local: Adapter, settings: Settings, once: Once
+) -> tuple[Adapter, float]:
+    """Return what :func:`refit` gives, likewise."""
+    return once("refitted adapter", local, lambda: refit(model, task, data, local, settings))
 
 
 def refit_steps(settings: Settings) -> int:
@@ -158,9 +199,19 @@ def gather_evidence(
 
 
 def personalize(
-    model: LoraModel, task: Task, data: ClientData, federated: Adapter, settings: Settings
+    model: LoraModel,
+    task: Task,
+    data: ClientData,
+    federated: Adapter,
+    settings: Settings,
+    once: Once = each_time,
 ) -> Personalization:
     """Turn the federated adapter into this client's personalized one.
+
+    Parameters
+    ----------
+    once : Once
+        Does the two trainings, or remembers what they gave.
 
     Raises
     ------
@@ -170,9 +221,8 @@ def personalize(
         A trace or loss behind the mixing weight is not finite; names the client and the adapter.
     """
     # 1. Local training.
+    local, before = local_once(model, task, data, federated, settings, once)
     clock = Stopwatch()
-    local = train_local(model, task, data, federated, settings)
-    clock.lap("local training")
 
     # 2. Traces, 3. weight.
     try:
@@ -200,8 +250,8 @@ def personalize(
 
     # 4. Calibration samples back into training, merge.
     clock.lap("other rules")
-    local = refit(model, task, data, local, settings)
-    clock.lap("local training")
+    local, after = refit_once(model, task, data, local, settings, once)
+    clock.lap("refit")
     segment = segment_between(federated, local, settings.merge.space)
     personalized, svd_error = merge(segment, chosen, settings)
     clock.lap("weight")
@@ -249,7 +299,7 @@ def personalize(
         scores=scores,
         grid=grid,
         svd_error=svd_error,
-        seconds_local_training=clock.seconds["local training"],
+        seconds_local_training=before + after,
         seconds_weight=clock.seconds["weight"],
     )
 

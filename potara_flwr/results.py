@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,25 +13,39 @@ from typing import Any
 
 from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
+from potara_flwr.storage import write_whole
+
+RESULTS, CHECKPOINT, STATE = "results.json", "checkpoint.safetensors", "state"
+"""In a results folder: all numbers; what a run goes on from; the state of clients whose node has no
+folder of its own."""
 
 
 def results_folder(settings: Settings, run_id: int) -> Path:
-    """Return the results folder of a run, the same on the server and on every client."""
+    """Return the results folder of a run, the same on the server and on every client, and in every
+    attempt to finish it.
+    """
+    if earlier := settings.run.earlier[1]:
+        return Path(earlier).expanduser().absolute()
     if settings.run.results:
         return Path(settings.run.results).expanduser().absolute()
     return Path.home() / "potara-results" / f"run-{run_id}"
 
 
 @contextmanager
-def claimed_folder(folder: Path) -> Iterator[None]:
-    """Create the results folder for as long as a run goes on; a run that fails before it has
-    written anything leaves no empty folder behind.
+def claimed_folder(settings: Settings, folder: Path) -> Iterator[None]:
+    """Create the results folder for as long as a run goes on, or find the one to go on in; a run
+    that fails before there is anything to go on from leaves no folder behind.
 
     Raises
     ------
     SettingsError
-        The folder cannot be written, or is already used by another run.
+        The folder cannot be written, is already used by another run, or there is nothing to go on
+        from in it.
     """
+    if settings.run.earlier[0]:
+        _check_earlier(settings, folder)
+        yield
+        return
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         try:
@@ -50,10 +64,31 @@ def claimed_folder(folder: Path) -> Iterator[None]:
             )
         yield
     except BaseException:
+        if not (folder / CHECKPOINT).exists():
+            shutil.rmtree(folder / STATE, ignore_errors=True)
         for place in new:
             with suppress(OSError):  # it is not empty, or never came to be
                 place.rmdir()
         raise
+
+
+def _check_earlier(settings: Settings, folder: Path) -> None:
+    """Check that a folder is one to go on in."""
+    name = settings.run.earlier[0]
+    finished, begun = (folder / RESULTS).is_file(), (folder / CHECKPOINT).is_file()
+    if settings.run.resume and finished:
+        raise SettingsError(f"{name}: the run in {folder} is already finished")
+    if settings.run.resume and not begun:
+        raise SettingsError(
+            f"{name}: there is no {CHECKPOINT} in {folder}, so no round was finished there; run "
+            "again in a new folder"
+        )
+    if settings.run.personalize_only and not (finished and begun):
+        absent = RESULTS if begun or not finished else CHECKPOINT
+        raise SettingsError(
+            f"{name}: there is no {absent} in {folder}, so no run was finished there; to finish "
+            "one: run.resume"
+        )
 
 
 def summarize(clients: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,12 +155,10 @@ def digest(results: Mapping[str, Any]) -> str:
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write ``results.json``, whole or not at all, with its digest."""
     text = json.dumps({**results, "digest": digest(results)}, indent=1, allow_nan=False)
-    temporary = folder / "results.json.tmp"
-    temporary.write_text(text + "\n")
-    os.replace(temporary, folder / "results.json")
+    write_whole(folder / RESULTS, (text + "\n").encode())
 
 
 def read_results(folder: Path) -> dict[str, Any]:
     """Read ``results.json``."""
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    results: dict[str, Any] = json.loads((folder / RESULTS).read_text())
     return results

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
 from potara_flwr.adapters import kind_of
+from potara_flwr.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from potara_flwr.client_app import USER_ERROR
 from potara_flwr.communication import Ledger, MeteredGrid
 from potara_flwr.config import Settings, from_flat
@@ -23,9 +24,17 @@ from potara_flwr.history import RoundRecorder
 from potara_flwr.methods import METHODS
 from potara_flwr.personalization import Stopwatch
 from potara_flwr.report import write_report
-from potara_flwr.results import claimed_folder, results_folder, summarize, write_results
+from potara_flwr.results import (
+    claimed_folder,
+    read_results,
+    results_folder,
+    summarize,
+    write_results,
+)
+from potara_flwr.rounds import run_rounds
 from potara_flwr.saving import save_federated
-from potara_flwr.strategies.lora_averaging import Sent, record_of
+from potara_flwr.storage import writing
+from potara_flwr.strategies.lora_averaging import LoraAveraging, Sent, record_of
 from potara_flwr.tracking import Tracker, final_metrics, tracking
 from potara_flwr.workbench import code_version, workbench
 
@@ -43,35 +52,151 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run(grid: Grid, settings: Settings, run_id: int) -> Path:
-    """Run the rounds and the personalization; return the results folder.
+    """Run the rounds and the personalization, or what an earlier attempt has left to do; return the
+    results folder.
 
     Raises
     ------
     PotaraError
-        A setting does not fit, or too few clients could take part.
+        A setting does not fit, a file cannot be written, or too few clients could take part.
     """
     folder = results_folder(settings, run_id)
-    with claimed_folder(folder), tracking(settings, folder) as tracker:
-        results = learn(MeteredGrid(grid, Ledger()), settings, folder, tracker)
-        tracker.summarize(final_metrics(results))
-        write_report(results, folder)
-        write_results(folder, results)
+    with claimed_folder(settings, folder):
+        metered = MeteredGrid(grid, Ledger())
+        if settings.run.personalize_only:
+            complete(metered, settings, folder)
+        else:
+            with tracking(settings, folder) as tracker:
+                results = learn(metered, settings, folder, tracker, f"{run_id:020d}")
+                tracker.summarize(final_metrics(results))
+                save_results(folder, results)
     log(INFO, "results: %s", folder)
     return folder
 
 
-def learn(grid: MeteredGrid, settings: Settings, folder: Path, tracker: Tracker) -> dict[str, Any]:
-    """Gather the clients and take the steps of the algorithm; save the federated adapter in
-    ``folder`` and return what goes into ``results.json``.
+def learn(
+    grid: MeteredGrid, settings: Settings, folder: Path, tracker: Tracker, run_key: str
+) -> dict[str, Any]:
+    """Gather the clients and take the steps of the algorithm; save a checkpoint after every round
+    and the federated adapter in ``folder``, and return what goes into ``results.json``.
+
+    ``run_key`` is that of a new run; one that goes on has that of the first attempt.
     """
     clock = Stopwatch()
-    model, method = workbench(settings).model, METHODS[settings.method]
+    method = METHODS[settings.method]
+    earlier = load_checkpoint(folder, settings) if settings.run.resume else None
     descriptions = gather_clients(grid, settings)
     clock.lap("gathering")
     tracker.start()
 
     # 1. Federated rounds: of the tensors that the method shares.
-    strategy = method.strategy(
+    strategy = strategy_of(grid, settings)
+    recorder = RoundRecorder(strategy, grid.ledger, settings, tracker)
+    arrays = initial_arrays(settings)
+    done, total = 0, method.rounds(settings)
+    if earlier:
+        arrays = earlier.restore(strategy)
+        run_key, done = earlier.progress.run_key, earlier.progress.round
+        recorder.rounds = earlier.progress.rounds
+        grid.ledger.go_on(earlier.progress.ledger)
+        clock.add(earlier.progress.seconds)
+        log(INFO, "going on after round %d of %d", done, total)
+
+    def save(server_round: int, arrays: ArrayRecord) -> None:
+        clock.lap("rounds")
+        progress = Progressed(
+            run_key, server_round, settings.computed(), recorder.rounds, grid.ledger.to_json(),
+            clock.seconds,
+        )  # fmt: skip
+        save_checkpoint(folder, progress, strategy, arrays)
+
+    def after_round(server_round: int, arrays: ArrayRecord) -> None:
+        recorder(server_round, arrays)
+        save(server_round, arrays)
+
+    if not total:
+        save(0, arrays)
+    arrays = run_rounds(
+        strategy, grid, arrays, done=done, total=total, timeout=settings.federation.timeout,
+        run_key=run_key, after_round=after_round,
+    )  # fmt: skip
+
+    # 2. The method's end, for Potara local training, traces, weight and merge: on the clients,
+    # which send numbers only.
+    sent = {node: strategy.sent_to(client, arrays) for node, client in grid.clients.items()}
+    clients = personalize_clients(grid, sent, settings, descriptions, recorder, run_key)
+    clock.lap("personalization")
+
+    # 3. Results.
+    summary = summarize(clients)
+    return {
+        "method": settings.method,
+        "config": settings.computed(),
+        "rounds": recorder.rounds,
+        **grid.ledger.to_json(),
+        "clients": clients,
+        "federated_sha256": save_shared(folder, sent, settings, summary),
+        "summary": summary,
+        "seconds": clock.seconds,
+    }
+
+
+def complete(grid: MeteredGrid, settings: Settings, folder: Path) -> None:
+    """Have the clients personalize that are missing in a finished run, and complete its results.
+
+    Raises
+    ------
+    PotaraError
+        A setting differs from the run's, a file cannot be written, or none of them can be
+        personalized.
+    """
+    earlier, results = load_checkpoint(folder, settings), read_results(folder)
+    there = {entry["client"] for entry in results["clients"]}
+    missing = sorted(set(range(settings.data.num_clients)) - there)
+    if not missing:
+        log(INFO, "%s: all clients are personalized in %s", *settings.run.earlier)
+        return
+    clock = Stopwatch()
+    descriptions = gather_clients(grid, settings, missing)
+    clock.lap("gathering")
+    strategy = strategy_of(grid, settings)
+    recorder = RoundRecorder(strategy, grid.ledger, settings, Tracker(settings, folder))
+    arrays = earlier.restore(strategy)
+    asked = {node: client for node, client in grid.clients.items() if client in missing}
+    sent = {node: strategy.sent_to(client, arrays) for node, client in asked.items()}
+    grid.ledger.go_on(without_answers(results, set(asked.values())), set(missing))
+    clients = personalize_clients(
+        grid, sent, settings, descriptions, recorder, earlier.progress.run_key
+    )
+    clock.lap("personalization")
+    clock.add(results["seconds"])
+    results["clients"] = sorted(
+        [*results["clients"], *clients], key=lambda entry: int(entry["client"])
+    )
+    results |= grid.ledger.to_json()
+    results["summary"] = summary = summarize(results["clients"])
+    results["federated_sha256"] = save_shared(folder, sent, settings, summary)
+    results["seconds"] = clock.seconds
+    save_results(folder, results)
+
+
+def without_answers(results: Mapping[str, Any], asked: set[int]) -> dict[str, Any]:
+    """Return results as if ``asked`` clients had not been asked to personalize yet: they are now,
+    and whether they answer this time decides who is missing.
+    """
+    return dict(results) | {
+        name: [
+            item
+            for item in results[name]
+            if item["kind"] != "personalize" or item["client"] not in asked
+        ]
+        for name in ("refused", "missing")
+    }
+
+
+def strategy_of(grid: MeteredGrid, settings: Settings) -> LoraAveraging:
+    """Return the method's strategy for the clients that take part."""
+    return METHODS[settings.method].strategy(
         grid.clients,
         seed=settings.seed,
         fraction_train=settings.federation.fraction_train,
@@ -81,53 +206,48 @@ def learn(grid: MeteredGrid, settings: Settings, folder: Path, tracker: Tracker)
         aggregation=settings.federation.aggregation,
         transport=settings.federation.transport,
     )
-    recorder = RoundRecorder(strategy, grid.ledger, settings, tracker)
-    shared = [name for name in model.initial if method.sends(name, settings)]
-    initial = record_of({name: model.initial[name].numpy() for name in shared})
-    rounds = method.rounds(settings)
-    outcome = strategy.start(
-        grid=grid,
-        initial_arrays=initial,
-        num_rounds=rounds,
-        timeout=settings.federation.timeout,
-        evaluate_fn=recorder,
+
+
+def initial_arrays(settings: Settings) -> ArrayRecord:
+    """Return the shared tensors of the initial adapter."""
+    method, initial = METHODS[settings.method], workbench(settings).model.initial
+    return record_of(
+        {name: at.numpy() for name, at in initial.items() if method.sends(name, settings)}
     )
-    arrays = outcome.arrays if rounds else initial
-    clock.lap("rounds")
-
-    # 2. The method's end, for Potara local training, traces, weight and merge: on the clients,
-    # which send numbers only.
-    sent = {node: strategy.sent_to(client, arrays) for node, client in grid.clients.items()}
-    clients = personalize_clients(grid, sent, settings, descriptions, recorder)
-    clock.lap("personalization")
-
-    # 3. Results.
-    summary = summarize(clients)
-    sha256 = None
-    if "federated" in method.adapters:
-        values = next(iter(sent.values())).values
-        federated = model.initial | {name: torch.from_numpy(a) for name, a in values.items()}
-        if settings.task.head == "local":
-            federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}
-        accuracy = summary["mean"]["accuracy"]["federated"]
-        sha256 = save_federated(folder / "federated", federated, model, settings, accuracy)
-    return {
-        "method": settings.method,
-        "config": settings.computed(),
-        "rounds": recorder.rounds,
-        **grid.ledger.to_json(),
-        "clients": clients,
-        "federated_sha256": sha256,
-        "summary": summary,
-        "seconds": clock.seconds,
-    }
 
 
-def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Description]:
+def save_shared(
+    folder: Path, sent: Mapping[int, Sent], settings: Settings, summary: Mapping[str, Any]
+) -> str | None:
+    """Save the federated adapter as the clients were sent it, where the method has one; return its
+    SHA-256.
+    """
+    if "federated" not in METHODS[settings.method].adapters:
+        return None
+    model = workbench(settings).model
+    values = next(iter(sent.values())).values
+    federated = model.initial | {name: torch.from_numpy(a) for name, a in values.items()}
+    if settings.task.head == "local":
+        federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}
+    accuracy = summary["mean"]["accuracy"]["federated"]
+    return save_federated(folder / "federated", federated, model, settings, accuracy)
+
+
+def save_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write the report and, last of all, ``results.json``: a folder that has it is finished."""
+    with writing(folder):
+        write_report(results, folder)
+    write_results(folder, results)
+
+
+def gather_clients(
+    grid: MeteredGrid, settings: Settings, wanted: Collection[int] | None = None
+) -> dict[int, Description]:
     """Wait for the SuperNodes, ask each which client it is, and fill in ``grid.clients``.
 
     Goes on once every client is there, once Flower says there will be no more nodes, or after
     ``federation.connect-timeout`` seconds; who is missing then is logged and stands in the results.
+    Where only some are ``wanted``, nobody else is waited for.
 
     Returns
     -------
@@ -169,6 +289,8 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Descripti
             grid.clients[node] = client
             descriptions[client] = description
         enough = min(announced, settings.data.num_clients)
+        if wanted is not None and set(wanted) <= set(descriptions):
+            return descriptions
         if len(descriptions) >= enough or len(known) >= announced or time.monotonic() > deadline:
             break
         time.sleep(0.5)
@@ -198,16 +320,20 @@ def personalize_clients(
     settings: Settings,
     descriptions: dict[int, Description],
     recorder: RoundRecorder,
+    run_key: str,
 ) -> list[dict[str, Any]]:
-    """Send every node its adapter for the last time; return the clients' results, sorted.
+    """Send nodes their adapters for the last time; return the clients' results, sorted.
 
     Raises
     ------
     RunError
         No client could be personalized.
     """
-    grid.on_reply = recorder.watch_personalization(len(grid.clients))
-    contents = {id(item): RecordDict({"arrays": item.record}) for item in sent.values()}
+    grid.on_reply = recorder.watch_personalization(len(sent))
+    config = ConfigRecord({"run-key": run_key, "server-round": recorder.total})
+    contents = {
+        id(item): RecordDict({"arrays": item.record, "config": config}) for item in sent.values()
+    }
     messages = [
         Message(contents[id(item)], node, "query.personalize") for node, item in sent.items()
     ]

@@ -81,10 +81,10 @@ def save_record(place: Path, values: Mapping[str, Any], arrays: Mapping[str, np.
     StorageError
         It cannot be written.
     """
-    text = json.dumps(values, allow_nan=False)
+    # The format has an order of its own; the names keep ours.
+    text = json.dumps({"values": values, "names": list(arrays)}, allow_nan=False)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    metadata = {"values": text, "sha256": checksum(whole, text)}
-    write_whole(place, save(whole, metadata=metadata))
+    write_whole(place, save(whole, metadata={"record": text, "sha256": checksum(whole, text)}))
 
 
 def load_record(place: Path) -> tuple[dict[str, Any], Arrays]:
@@ -98,13 +98,14 @@ def load_record(place: Path) -> tuple[dict[str, Any], Arrays]:
     try:
         with safe_open(place, "numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata["sha256"] != checksum(arrays, metadata["values"]):
+            record = json.loads(metadata["record"])
+            arrays = {name: file.get_tensor(name) for name in record["names"]}
+        if metadata["sha256"] != checksum(arrays, metadata["record"]):
             raise StorageError(f"{place} is damaged: its checksum is wrong")
-        return json.loads(metadata["values"]), arrays
+        return record["values"], arrays
     except OSError as error:
         raise StorageError(f"{place} cannot be read ({error.strerror or error})") from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise StorageError(f"{place} is damaged, or no such file: {error}") from None
 
 

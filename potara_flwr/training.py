@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +50,30 @@ class Proximal:
                 ]
             ).sum()
         )
+
+
+Once = Callable[[str, Adapter, Callable[[], Adapter]], tuple[Adapter, float]]
+"""Name of a training, what it starts from, and the training itself → the adapter that it gives, and
+the seconds that it took: now, or when it was done before."""
+
+
+def each_time(name: str, start: Adapter, training: Callable[[], Adapter]) -> tuple[Adapter, float]:
+    """Train, whatever was done before: the :data:`Once` that remembers nothing."""
+    began = time.perf_counter()
+    return training(), time.perf_counter() - began
+
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Have :func:`train` stop once so many seconds are over: nobody waits for it any more."""
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 @contextmanager
@@ -121,7 +147,8 @@ def train(
     Raises
     ------
     TrainingError
-        The loss is not finite; names ``who`` and the step.
+        The loss is not finite, or the time is over (:func:`time_limit`); names ``who`` and the
+        step.
     """
     device = device_of(model.module)
     trained = {
@@ -138,6 +165,11 @@ def train(
         for step, indices in enumerate(
             batches(num_samples(samples), settings.batch_size, steps, seed), start=1
         ):
+            if time.monotonic() > _deadline.get():
+                raise TrainingError(
+                    f"{who}: too late, stopped at step {step} of {steps}; raise federation.timeout "
+                    "or lower the number of steps"
+                )
             batch = task.collate(take(samples, indices, device))
             loss = task.losses(model(trained, batch), batch).mean()
             value = loss.item()

@@ -27,7 +27,7 @@ import psutil
 
 from potara_flwr.config import Settings
 from potara_flwr.errors import RunError
-from potara_flwr.results import claimed_folder
+from potara_flwr.results import claimed_folder, results_folder
 from simulations.display import LiveDisplay
 
 PROJECT = Path(__file__).parent.parent
@@ -46,8 +46,8 @@ def run_with_flower(settings: Settings, display: LiveDisplay, cpus_per_client: i
     RunError
         The SuperLink did not start, the submission was refused, or the run failed.
     """
-    results = Path(settings.run.results)
-    with claimed_folder(results), superlink() as environment:
+    results = results_folder(settings, 0)
+    with claimed_folder(settings, results), superlink() as environment:
         run_id = submit(settings, environment, cpus_per_client)
         display.say(f"flwr run {run_id} on {settings.data.num_clients} SuperNodes")
         log = follow(run_id, environment, display)

@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from potara_flwr.config import Settings
-from potara_flwr.errors import PotaraError
+from potara_flwr.errors import PotaraError, SettingsError
 from simulations.composition import compose_settings
 from simulations.display import DisplayHandler, LiveDisplay
 
@@ -57,6 +57,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def placed(settings: Settings, results: Path | None) -> Settings:
+    """Return the settings with the absolute path of the results folder: the one given, or that of
+    the run to go on with, or a new one.
+    """
+    earlier, folder = settings.run.earlier
+    if results and earlier:
+        raise SettingsError(f"{earlier} goes on in its own folder; leave out --results")
+    place = results or Path(folder or settings.run.results or new_folder())
+    key = earlier.removeprefix("run.").replace("-", "_") or "results"
+    where = settings.run.model_copy(update={key: str(place.expanduser().absolute())})
+    return settings.model_copy(update={"run": where})
+
+
 def run(settings: Settings, runtime: str, console: Console) -> Path:
     """Run with live progress; return the results folder."""
     with LiveDisplay(console) as display:
@@ -86,10 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         settings = compose_settings(args.settings)
-        folder = args.results or Path(settings.run.results or new_folder())
-        where = settings.run.model_copy(update={"results": str(folder.expanduser().absolute())})
-        settings = settings.model_copy(update={"run": where})
-        folder = run(settings, args.runtime, console)
+        folder = run(placed(settings, args.results), args.runtime, console)
     except PotaraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -68,8 +68,9 @@ def plan(runs: Sequence[tuple[Sequence[str], Settings]], folder: Path) -> list[J
     common = common_names([words for words, _ in runs])
     jobs: dict[str, Job] = {}
     for words, settings in runs:
-        if settings.run.results:
-            raise SettingsError("a sweep names the folders of its runs: leave out run.results")
+        if settings.run.results or settings.run.earlier[0]:
+            name = settings.run.earlier[0] or "run.results"
+            raise SettingsError(f"a sweep names the folders of its runs: leave out {name}")
         job = Job(label_of(words, common), settings, folder)
         if job.key in jobs:
             raise SettingsError(f"two runs have the same settings: {' '.join(words)}")

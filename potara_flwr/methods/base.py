@@ -15,7 +15,7 @@ from potara_flwr.personalization import Personalization
 from potara_flwr.seeds import derive_seed
 from potara_flwr.strategies import LoraAveraging
 from potara_flwr.tasks.base import ClientData, Samples, Task
-from potara_flwr.training import Proximal, Score, evaluate, train
+from potara_flwr.training import Once, Proximal, Score, each_time, evaluate, train
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Client:
     """Optimizer steps so far."""
     seconds: float = 0.0
     """Wall-clock time of these steps."""
+    once: Once = each_time
+    """Does a training after the rounds, or remembers what it gave when it was done before."""
 
     def train(
         self,
@@ -65,7 +67,21 @@ class Client:
             The trained tensors, and the mean loss over the steps.
         """
         began = time.perf_counter()
-        trained = train(
+        trained = self._train(start, steps, purpose, when, model, frozen, proximal)
+        self.count(steps, time.perf_counter() - began)
+        return trained
+
+    def _train(
+        self,
+        start: Adapter,
+        steps: int,
+        purpose: tuple[str | int, ...],
+        when: str,
+        model: AdapterRunner | None,
+        frozen: Collection[str] = (),
+        proximal: Proximal | None = None,
+    ) -> tuple[Adapter, float]:
+        return train(
             model or self.model,
             self.task,
             start,
@@ -77,8 +93,6 @@ class Client:
             frozen=frozen,
             proximal=proximal,
         )
-        self.count(steps, time.perf_counter() - began)
-        return trained
 
     def train_in_round(
         self,
@@ -104,9 +118,19 @@ class Client:
     def train_alone(
         self, start: Adapter, steps: int, model: AdapterRunner | None = None
     ) -> tuple[Adapter, float]:
-        """Take optimizer steps after the rounds, sending nothing."""
-        purpose = ("local training",)
-        return self.train(start, steps=steps, purpose=purpose, when="local training", model=model)
+        """Take optimizer steps after the rounds, sending nothing, if they were not taken before.
+
+        Returns
+        -------
+        tuple of Adapter and float
+            The trained tensors, and the seconds that the steps took.
+        """
+        name = "local training"
+        trained, seconds = self.once(
+            name, start, lambda: self._train(start, steps, (name,), name, model)[0]
+        )
+        self.count(steps, seconds)
+        return trained, seconds
 
     def count(self, steps: int, seconds: float) -> None:
         """Add optimizer steps and the seconds they took."""

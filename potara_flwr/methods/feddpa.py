@@ -64,11 +64,9 @@ def keep_pair(client: Client, received: Adapter) -> Outcome:
 
 def train_local_after(client: Client, received: Adapter) -> Outcome:
     """FedDPA-F: train the local adapter after the rounds, from the federated one and next to it."""
-    before = client.seconds
     steps = client.settings.local.steps
-    client.kept[LOCAL], _ = client.train_alone(received, steps, next_to(client, received))
-    outcome = keep_pair(client, received)
-    return replace(outcome, seconds_local_training=client.seconds - before)
+    client.kept[LOCAL], seconds = client.train_alone(received, steps, next_to(client, received))
+    return replace(keep_pair(client, received), seconds_local_training=seconds)
 
 
 class ByLikeness:

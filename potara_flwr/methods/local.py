@@ -18,7 +18,5 @@ def fine_tune(client: Client, received: Adapter) -> Outcome:
 
 
 def _trained(client: Client, start: Adapter, steps: int) -> Outcome:
-    before = client.seconds
-    adapter, _ = client.train_alone(start, steps)
-    outcome = single(client, adapter)
-    return replace(outcome, seconds_local_training=client.seconds - before)
+    adapter, seconds = client.train_alone(start, steps)
+    return replace(single(client, adapter), seconds_local_training=seconds)

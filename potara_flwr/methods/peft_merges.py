@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potara_flwr.adapters import Adapter
 from potara_flwr.methods.base import Client, Outcome
-from potara_flwr.personalization import refit, train_local
+from potara_flwr.personalization import local_once, refit_once
 from potara_flwr.seeds import derive_seed
 
 Merge = Callable[[list[Tensor], Tensor, float], Tensor]
@@ -59,15 +59,14 @@ def _merged(
     client: Client, received: Adapter, merge: Callable[[Adapter, list[Adapter]], Adapter]
 ) -> Outcome:
     model, task, data, settings = client.model, client.task, client.data, client.settings
+    local, before = local_once(model, task, data, received, settings, client.once)
+    local, after = refit_once(model, task, data, local, settings, client.once)
+    client.count(settings.local.steps, before + after)
     began = time.perf_counter()
-    local = train_local(model, task, data, received, settings)
-    local = refit(model, task, data, local, settings)
-    trained = time.perf_counter()
-    client.count(settings.local.steps, trained - began)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "merge", data.client))
         personalized = merge(model.initial, [received, local])
-    seconds_weight = time.perf_counter() - trained
+    seconds_weight = time.perf_counter() - began
     return Outcome(
         scores={
             "initial": client.score(model.initial),
@@ -76,6 +75,6 @@ def _merged(
             "personalized": client.score(personalized),
         },
         adapters={"": personalized, "local": local},
-        seconds_local_training=trained - began,
+        seconds_local_training=before + after,
         seconds_weight=seconds_weight,
     )

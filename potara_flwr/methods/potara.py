@@ -7,7 +7,9 @@ from potara_flwr.personalization import personalize
 
 def merge_by_evidence(client: Client, received: Adapter) -> Outcome:
     """Train the local adapter, choose λ, merge (arXiv 2602.18658)."""
-    found = personalize(client.model, client.task, client.data, received, client.settings)
+    found = personalize(
+        client.model, client.task, client.data, received, client.settings, client.once
+    )
     client.count(client.settings.local.steps, found.seconds_local_training)
     return Outcome(
         scores=found.scores,

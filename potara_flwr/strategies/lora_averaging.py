@@ -134,7 +134,31 @@ class LoraAveraging(FedAvg):
     def encode(self, client: int | None, values: Arrays) -> Sent:
         """Return arrays as they travel to a client, or to all where None."""
         sent, self._residuals[client] = encode(values, self.transport, self._residuals.get(client))
-        return Sent(record_of(sent), decode(sent, self.transport))
+        return self._as_sent(sent)
+
+    def state(self, arrays: ArrayRecord) -> Arrays:
+        """Return what is carried from one round to the next besides the server's ``arrays``, by
+        names with slashes: what int8 has rounded away, and the arrays as they were sent already.
+
+        Sampling needs nothing: a round's clients are drawn by the seed and the round's number.
+        """
+        state = {}
+        for client, residuals in self._residuals.items():
+            owner = "all" if client is None else str(client)
+            state |= within(f"residuals/{owner}", residuals)
+        if self._last is not None and self._last[0] is arrays:
+            state |= within("sent", values_of(self._last[1].record))
+        return state
+
+    def restore(self, state: Arrays, arrays: ArrayRecord) -> None:
+        """Go on from a :meth:`state` that was taken with these ``arrays``."""
+        for owner, residuals in members(below("residuals", state)).items():
+            self._residuals[None if owner == "all" else int(owner)] = residuals
+        if sent := below("sent", state):
+            self._last = arrays, self._as_sent(sent)
+
+    def _as_sent(self, encoded: Arrays) -> Sent:
+        return Sent(record_of(encoded), decode(encoded, self.transport))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -238,6 +262,26 @@ class LoraAveraging(FedAvg):
             else:
                 self.ledger.refuse(client, server_round, kind, fault)
         return {client: good[client] for client in sorted(good)}
+
+
+def within(group: str, arrays: Arrays) -> Arrays:
+    """Return arrays under names that begin with ``group/``."""
+    return {f"{group}/{name}": array for name, array in arrays.items()}
+
+
+def below(group: str, arrays: Arrays) -> Arrays:
+    """Return the arrays whose names begin with ``group/``, without that."""
+    start = f"{group}/"
+    return {name[len(start) :]: at for name, at in arrays.items() if name.startswith(start)}
+
+
+def members(arrays: Arrays) -> dict[str, Arrays]:
+    """Return arrays with names ``member/name`` by member."""
+    found: dict[str, Arrays] = {}
+    for place, array in arrays.items():
+        member, _, name = place.partition("/")
+        found.setdefault(member, {})[name] = array
+    return found
 
 
 def record_of(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:

@@ -7,7 +7,14 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from potara_flwr.strategies.lora_averaging import LoraAveraging, Sent, values_of
+from potara_flwr.strategies.lora_averaging import (
+    LoraAveraging,
+    Sent,
+    below,
+    members,
+    values_of,
+    within,
+)
 from potara_flwr.transport import Arrays
 
 
@@ -33,6 +40,24 @@ class RestOfWorld(LoraAveraging):
             values = self.average(others, [1.0] * len(others))[0] if others else self._initial
             self._to_clients[client] = self.encode(client, values)
         return self._to_clients[client]
+
+    def state(self, arrays: ArrayRecord) -> Arrays:
+        """Return what is carried from one round to the next, the clients' adapters among it."""
+        state = super().state(arrays) | within("initial", self._initial or {})
+        for client, adapter in self.latest.items():
+            state |= within(f"latest/{client}", adapter)
+        for client, sent in self._to_clients.items():
+            state |= within(f"sent-to/{client}", values_of(sent.record))
+        return state
+
+    def restore(self, state: Arrays, arrays: ArrayRecord) -> None:
+        """Go on from a :meth:`state` that was taken with these ``arrays``."""
+        super().restore(state, arrays)
+        self._initial = below("initial", state) or None
+        for client, adapter in members(below("latest", state)).items():
+            self.latest[int(client)] = adapter
+        for client, sent in members(below("sent-to", state)).items():
+            self._to_clients[int(client)] = self._as_sent(sent)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

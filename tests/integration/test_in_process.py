@@ -71,7 +71,8 @@ def run(settings_of, tmp_path, overrides=None, name="run", **kwargs):
 def files_of(folder):
     return {
         str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*.safetensors"))
+        for part in ("federated", "clients")
+        for file in sorted((folder / part).rglob("*.safetensors"))
     }
 
 
@@ -106,7 +107,8 @@ def test_a_run_writes_what_the_schema_says(tiny, tmp_path):
     assert summary["mean"]["accuracy"]["local"] == pytest.approx(sum(accuracies) / 3)
     assert set(summary["regret"]) == {"personalized", *RULES}
     names = {file.name for file in folder.iterdir()}
-    assert names == {"results.json", "report.html", "figures", "federated", "clients"}
+    assert names == {"results.json", "report.html", "figures", "federated", "clients",
+                     "checkpoint.safetensors", "state"}  # fmt: skip
     assert not list(folder.rglob("*.tmp"))
 
 

@@ -11,6 +11,7 @@ from clients import same_bits
 from rich.console import Console
 
 from potara_flwr.adapters import kind_of, load_adapter
+from potara_flwr.client_store import ClientStore
 from potara_flwr.console import client_table, summary_table
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.methods import METHODS, Method, Update
@@ -25,12 +26,19 @@ pytestmark = pytest.mark.integration
 AN_ARRAY, A_MESSAGE = 800, 1500
 """Bytes beyond the numbers, at most: an array's name, shape and type; the records."""
 KEPT = {
-    "fedsa_lora": {"kept.own"},
-    "feddpa_f": {"kept.local"},
-    "feddpa_t": {"kept.local"},
-    "ditto": {"kept.personal"},
-    "fedalt": {"kept.individual", "kept.mixer"},
+    "fedsa_lora": {"own"},
+    "feddpa_t": {"local"},
+    "ditto": {"personal"},
+    "fedalt": {"individual", "mixer"},
 }
+
+
+def states_of(settings, folder, grid):
+    """Return the state of every client after the last round."""
+    key = f"{grid.run.run_id:020d}"
+    return [
+        ClientStore(folder / "state", key, client, settings).state(until=100) for client in range(3)
+    ]
 
 
 class KeepingGrid(InProcessGrid):
@@ -93,9 +101,11 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run, m
         == (results["communication"]["bytes_up"])
     )
 
-    # What stays on the clients, in Flower's state and nowhere else.
-    for context in grid.contexts.values():
-        assert set(context.state) == KEPT.get(method, set()) | {"work"}
+    # What stays on the clients, on their disks and nowhere else.
+    assert not any(context.state for context in grid.contexts.values())
+    for state in states_of(settings, folder, grid):
+        assert state.round == rounds
+        assert set(state.kept) == KEPT.get(method, set())
 
     # What is reported: the same steps for every method, and the adapters that there are.
     assert results["method"] == method
@@ -201,8 +211,8 @@ def test_what_is_sent_is_small_and_read_alike_on_both_sides(run, method, transpo
     for arrays in [*grid.down.values(), *grid.up.values()]:
         assert all(arrays[name].itemsize == size for name in shared)
         assert set(arrays) - set(shared) == ({"scales"} if transport == "int8" else set())
-    for context in grid.contexts.values():
-        assert ("residuals" in context.state) == (transport == "int8")
+    for state in states_of(settings, folder, grid):
+        assert set(state.residuals) == (set(shared) if transport == "int8" else set())
     exact = run(method, name="exact")
     assert results["communication"]["bytes_up"] < exact[2]["communication"]["bytes_up"]
     if method == "potara":
@@ -221,14 +231,14 @@ def test_what_is_sent_is_small_and_read_alike_on_both_sides(run, method, transpo
 def test_a_reply_of_another_encoding_is_refused_before_it_is_read(run, monkeypatch):
     from potara_flwr import client_app, client_state
 
-    def write(client, adapter, received, context):
+    def write(client, adapter, received, residuals):
         settings = client.settings
         if client.data.client == 1:
             federation = settings.federation.model_copy(update={"transport": "float32"})
             client.settings = settings.model_copy(update={"federation": federation})
-        record = client_state.write(client, adapter, received, context)
+        sent = client_state.write(client, adapter, received, residuals)
         client.settings = settings
-        return record
+        return sent
 
     monkeypatch.setattr(client_app, "write", write)
     results = run("fedit", {"federation.transport": "bfloat16"})[2]
