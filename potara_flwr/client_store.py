@@ -145,7 +145,9 @@ class ClientStore:
         if place.exists():
             values, arrays = self._load(place)
             if values["start"] == key:
-                return {part: torch.from_numpy(at) for part, at in arrays.items()}, values["seconds"]
+                return {part: torch.from_numpy(at) for part, at in arrays.items()}, values[
+                    "seconds"
+                ]
         trained, seconds = each_time(name, start, training)
         self._save(place, {"start": key, "seconds": seconds}, _numpy(trained))
         return trained, seconds
@@ -200,8 +202,8 @@ class ClientStore:
 
     def _error(self, words: str) -> StorageError:
         return StorageError(
-            f"client {self.client}: {words}; move {self.folder} away to have the client start anew, "
-            "without what it kept"
+            f"client {self.client}: {words}; move {self.folder} away to have the client start "
+            "anew, without what it kept"
         )
 
 

@@ -119,9 +119,7 @@ def local_once(
     again where ``once`` remembers it.
     """
     start = _local_start(model, federated, settings)
-    return once(
-        "local adapter", start, lambda: train_local(model, task, data, federated, settings)
-    )
+    return once("local adapter", start, lambda: train_local(model, task, data, federated, settings))
 
 
 def refit_once(

@@ -142,7 +142,7 @@ class LoraAveraging(FedAvg):
 
         Sampling needs nothing: a round's clients are drawn by the seed and the round's number.
         """
-        state = {}
+        state: Arrays = {}
         for client, residuals in self._residuals.items():
             owner = "all" if client is None else str(client)
             state |= within(f"residuals/{owner}", residuals)
