@@ -7,10 +7,12 @@ client, come from the seed and the round's number (:mod:`potara_flwr.seeds`).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord
+from flwr.supercore import log
 
 from potara_flwr.config import Settings
 from potara_flwr.errors import StorageError
@@ -24,6 +26,7 @@ from potara_flwr.strategies.lora_averaging import (
     within,
 )
 from potara_flwr.transport import Arrays
+from potara_flwr.workbench import code_version
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Progressed:
     """The last round that is finished."""
     config: dict[str, Any]
     """The settings that decide numbers."""
+    code: str
+    """The version of this package that wrote it."""
     rounds: list[dict[str, Any]]
     """What ``results.json`` says of every round."""
     ledger: dict[str, Any]
@@ -91,4 +96,14 @@ def load_checkpoint(folder: Path, settings: Settings) -> Checkpoint:
     except TypeError as error:
         raise StorageError(f"{folder / CHECKPOINT} is of another version: {error}") from None
     settings.check_same(progress.config, settings.run.earlier[0], str(folder))
+    if progress.code != code_version():
+        log(
+            WARNING,
+            "%s: the run in %s was begun with version %s of potara_flwr, this is %s: it may end "
+            "with other bits",
+            settings.run.earlier[0],
+            folder,
+            progress.code,
+            code_version(),
+        )
     return Checkpoint(progress, below("server", arrays), below("strategy", arrays))

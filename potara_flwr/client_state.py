@@ -42,7 +42,8 @@ def adapters_folder(settings: Settings, client: int, message: Message, context: 
 def store_of(settings: Settings, client: int, message: Message, context: Context) -> ClientStore:
     """Return the client's state of the run that a message belongs to."""
     run_key = str(message.content.config_records["config"]["run-key"])
-    return ClientStore(state_dir(settings, context), run_key, client, settings)
+    data = workbench(settings).client(client)
+    return ClientStore(state_dir(settings, context), run_key, client, settings, data)
 
 
 def round_of(message: Message) -> int:

@@ -28,11 +28,14 @@ from potara_flwr.adapters import Adapter
 from potara_flwr.config import Settings
 from potara_flwr.errors import StorageError
 from potara_flwr.storage import Arrays, checksum, load_record, save_record, writing
+from potara_flwr.tasks.base import ClientData
 from potara_flwr.training import each_time
 
 KEPT, RESIDUALS = "kept", "residuals"
 VERSIONS = 2
 """States of rounds that are kept: the last one, and the one that its round started from."""
+_OTHER = {"run-key": "another run", "client": "another client", "settings": "other settings",
+          "data": "other data: the client's rows, or their order, have changed"}  # fmt: skip
 _ROUND = re.compile(r"round-(\d+)\.safetensors")
 
 
@@ -86,13 +89,22 @@ class ClientStore:
         Which client it is.
     settings : Settings
         Of the run; a state that was made with others is refused.
+    data : ClientData
+        The client's samples, likewise: where rows have come or gone since the first round, what
+        was for testing could now be trained on.
     """
 
-    def __init__(self, state_dir: Path, run_key: str, client: int, settings: Settings) -> None:
+    def __init__(
+        self, state_dir: Path, run_key: str, client: int, settings: Settings, data: ClientData
+    ) -> None:
         self.folder = state_dir / run_key / str(client)
         self.client = client
-        text = settings.model_dump_json(exclude={"run"})
-        self._of = {"run-key": run_key, "client": client, "settings": checksum({}, text)}
+        self._of = {
+            "run-key": run_key,
+            "client": client,
+            "settings": checksum({}, settings.model_dump_json(exclude={"run"})),
+            "data": checksum(_targets(data)),
+        }
 
     def state(self, until: int) -> State:
         """Return the newest state of a round up to ``until``.
@@ -197,7 +209,7 @@ class ClientStore:
         theirs = values.get("of", {})
         for name, ours in self._of.items():
             if theirs.get(name) != ours:
-                raise self._error(f"{place} is of another {name.replace('-', ' ')}")
+                raise self._error(f"{place} is of {_OTHER[name]}")
         return values, arrays
 
     def _error(self, words: str) -> StorageError:
@@ -225,6 +237,16 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def _targets(data: ClientData) -> Arrays:
+    """Return the targets of all samples, which tell the rows and their order apart."""
+    return {
+        f"{part}/{name}": tensor.numpy()
+        for part in ("train", "calibration", "test")
+        for name, tensor in getattr(data, part).items()
+        if name.startswith("labels")
+    }
 
 
 def _numpy(adapter: Adapter) -> Arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Mapping
 from logging import INFO
 from typing import Any
 
@@ -67,6 +68,28 @@ class RoundRecorder:
         self.rounds.append(record)
         self.tracker.log(round_metrics(record), server_round)
         self._log("round", server_round, self.total, loss, accuracy, self._seconds_left())
+
+    def check_steps(self, clients: Iterable[Mapping[str, Any]]) -> None:
+        """Write down which personalized clients have taken fewer optimizer steps than the server
+        has updates of theirs: what they kept between the rounds was lost on the way.
+        """
+        absent = {
+            (item.client, item.round)
+            for item in [*self.ledger.refused, *self.ledger.missing]
+            if item.kind == "train"
+        }
+        for entry in clients:
+            client, steps = entry["client"], entry["optimizer_steps"]
+            rounds = sum(
+                client in record["clients"] and (client, record["round"]) not in absent
+                for record in self.rounds
+            )
+            expected = METHODS[self.settings.method].steps(self.settings, rounds)
+            if steps < expected:
+                self.ledger.miss(
+                    client, None, "state", f"it has taken {steps} optimizer steps, but {expected} "
+                    f"with those of the {rounds} rounds in which it trained: its state was lost"
+                )  # fmt: skip
 
     def watch_personalization(self, total: int) -> PersonalizationWatch:
         """Return a callback that logs each client's reply in the last phase."""

@@ -105,8 +105,8 @@ def learn(
     def save(server_round: int, arrays: ArrayRecord) -> None:
         clock.lap("rounds")
         progress = Progressed(
-            run_key, server_round, settings.computed(), recorder.rounds, grid.ledger.to_json(),
-            clock.seconds,
+            run_key, server_round, settings.computed(), code_version(), recorder.rounds,
+            grid.ledger.to_json(), clock.seconds,
         )  # fmt: skip
         save_checkpoint(folder, progress, strategy, arrays)
 
@@ -125,6 +125,7 @@ def learn(
     # which send numbers only.
     sent = {node: strategy.sent_to(client, arrays) for node, client in grid.clients.items()}
     clients = personalize_clients(grid, sent, settings, descriptions, recorder, run_key)
+    recorder.check_steps(clients)
     clock.lap("personalization")
 
     # 3. Results.
@@ -164,10 +165,12 @@ def complete(grid: MeteredGrid, settings: Settings, folder: Path) -> None:
     arrays = earlier.restore(strategy)
     asked = {node: client for node, client in grid.clients.items() if client in missing}
     sent = {node: strategy.sent_to(client, arrays) for node, client in asked.items()}
+    recorder.rounds = earlier.progress.rounds
     grid.ledger.go_on(without_answers(results, set(asked.values())), set(missing))
     clients = personalize_clients(
         grid, sent, settings, descriptions, recorder, earlier.progress.run_key
     )
+    recorder.check_steps(clients)
     clock.lap("personalization")
     clock.add(results["seconds"])
     results["clients"] = sorted(

@@ -62,14 +62,15 @@ def writing(place: Path) -> Iterator[None]:
     Raises
     ------
     StorageError
-        The block raised an OSError, such as one of a full disk.
+        The block raised an error of the system, such as one of a full disk.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors
+        reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{place} cannot be written ({error.strerror or error}); make room or mend the folder, "
-            "and go on: what was saved before is still there"
+            f"{place} cannot be written ({reason}); make room or mend the folder, and go on: what "
+            "was saved before is still there"
         ) from None
 
 

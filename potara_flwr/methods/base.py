@@ -240,6 +240,13 @@ class Method:
         kind = kind_of(name)
         return kind in self.shared and not (kind == "head" and settings.task.head == "local")
 
+    def steps(self, settings: Settings, rounds: int) -> int:
+        """Return the optimizer steps of a client that trained in so many rounds, and after them."""
+        if self.trainings == 0:
+            return total_steps(settings)
+        in_rounds = self.trainings * settings.train.local_steps * rounds
+        return in_rounds + settings.local.steps * self.local_phase
+
     def rounds(self, settings: Settings) -> int:
         """Return the number of federated rounds.
 

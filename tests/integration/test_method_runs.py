@@ -35,9 +35,10 @@ KEPT = {
 
 def states_of(settings, folder, grid):
     """Return the state of every client after the last round."""
-    key = f"{grid.run.run_id:020d}"
+    key, bench = f"{grid.run.run_id:020d}", Workbench(settings)
     return [
-        ClientStore(folder / "state", key, client, settings).state(until=100) for client in range(3)
+        ClientStore(folder / "state", key, client, settings, bench.client(client)).state(until=100)
+        for client in range(3)
     ]
 
 

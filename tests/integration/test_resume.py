@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from potara_flwr import client_app, personalization, training
+from potara_flwr import checkpoint, client_app, personalization, training
 from potara_flwr.errors import SettingsError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.methods import METHODS, base
@@ -165,6 +165,15 @@ def test_refused_folders_and_settings_are_named(attempt, tiny, tmp_path):
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(SettingsError, match=r"leave out run\.results"):
         attempt("killed", {"run.results": str(tmp_path / "other")}, resume=True)
+
+
+def test_other_code_is_said(attempt, monkeypatch, caplog):
+    folder = attempt("killed", {}, "train", "2")
+    monkeypatch.setattr(checkpoint, "code_version", lambda: "0123456789ab")
+    with caplog.at_level("WARNING"):
+        assert attempt("killed", {}, resume=True) == folder
+    (line,) = [record.message for record in caplog.records if "0123456789ab" in record.message]
+    assert "it may end with other bits" in line
 
 
 def test_a_run_that_dies_in_its_first_round_leaves_nothing(attempt, tmp_path):
