@@ -131,6 +131,10 @@ def _check(settings: Settings, out: Path, client: int | None, data: str) -> None
         )
     if client is None and not data:
         raise SettingsError("name the client's number in the run, or data of your own")
+    if data and settings.task.name == "digits":
+        raise SettingsError("the run's task.name=digits brings its own images; leave out the data")
+    if data and not Path(data).expanduser().exists():
+        raise SettingsError(f"there is no file or folder {data}")
     if client is not None and not data and client >= settings.data.num_clients:
         raise SettingsError(
             f"the run has {settings.data.num_clients} clients, from 0; client {client} needs data "
@@ -146,7 +150,13 @@ def _load_data(bench: Workbench, client: int | None, data: str) -> ClientData:
         return bench.client(client or 0)
     settings = bench.settings
     number = settings.data.num_clients if client is None else client
-    own = settings.data.model_copy(update={"path": data, "num_clients": 1, "partition": "iid"})
+    place = str(Path(data).expanduser().absolute())
+    own = settings.data.model_copy(
+        update={
+            "path": place, "name": "", "datasets": "", "num_clients": 1, "partition": "iid",
+            "partition_column": "",
+        }
+    )  # fmt: skip
     samples = bench.task.load_client(settings.model_copy(update={"data": own}), 0)
     return dataclasses.replace(samples, client=number)
 

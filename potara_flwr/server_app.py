@@ -155,7 +155,7 @@ def complete(grid: MeteredGrid, settings: Settings, folder: Path) -> None:
     there = {entry["client"] for entry in results["clients"]}
     missing = sorted(set(range(settings.data.num_clients)) - there)
     if not missing:
-        log(INFO, "%s: all clients are personalized in %s", *settings.run.earlier)
+        log(WARNING, "%s: nothing to do, all clients are personalized in %s", *settings.run.earlier)
         return
     clock = Stopwatch()
     descriptions = gather_clients(grid, settings, missing)

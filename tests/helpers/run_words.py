@@ -6,9 +6,9 @@ from potara_flwr.config import Settings
 
 
 def words_of(settings: Settings) -> list[str]:
-    """Return ``name=value`` for every setting but the results folder."""
+    """Return ``name=value`` for every setting but the folders of the run."""
     return [
         f"{name}={json.dumps(value)}"
         for name, value in settings.to_flat().items()
-        if name != "run.results"
+        if name not in ("run.results", "run.resume", "run.personalize-only")
     ]

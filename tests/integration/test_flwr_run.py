@@ -10,6 +10,7 @@ import psutil
 import pytest
 from run_words import words_of
 
+from potara_flwr import server_app
 from potara_flwr.config import from_flat
 from potara_flwr.errors import RunError
 from potara_flwr.in_process import run_in_process
@@ -21,11 +22,13 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 
 
-def run_command(settings, *, results: Path) -> subprocess.CompletedProcess[str]:
-    words = words_of(settings)
+def run_command(
+    settings, *words: str, results: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    place = ["--results", str(results)] if results else []
     return subprocess.run(
-        [sys.executable, "-m", "simulations.run", "--runtime", "flwr", "--results", str(results),
-         *words],
+        [sys.executable, "-m", "simulations.run", "--runtime", "flwr", *place,
+         *words_of(settings), *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
@@ -74,6 +77,35 @@ def test_what_clients_and_server_keep_between_rounds_is_the_same_in_both_runtime
     assert done.returncode == 0, done.stderr
     here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
     assert read_results(tmp_path / "flwr")["digest"] == read_results(here)["digest"]
+
+
+def test_a_run_that_died_goes_on_in_another_runtime(tiny, tmp_path, before, monkeypatch):
+    settings = tiny({"method": "ditto", "federation.transport": "int8"})
+    here, there = (
+        from_flat(settings.to_flat() | {"run.results": str(tmp_path / name)})
+        for name in ("here", "there")
+    )
+    run_in_process(here)
+
+    save = server_app.save_checkpoint
+
+    def save_and_die(*progress):
+        save(*progress)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_app, "save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run_in_process(there)
+    done = run_command(settings, f"run.resume={tmp_path / 'there'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"results: {tmp_path / 'there'}"
+    digests = [read_results(tmp_path / name)["digest"] for name in ("here", "there")]
+    assert digests[0] == digests[1]
+    again = run_command(settings, f"run.resume={tmp_path / 'there'}")
+    assert again.returncode == 1
+    assert again.stderr.startswith("error: run.resume: the run in")
+    assert set(leftovers()) == before
 
 
 def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, before):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 from clients import same_bits
+from tiny_models import make_tiny_bert, sentences
 
 from potara_flwr.adapters import load_adapter
+from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError, StorageError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.methods import METHODS
 from potara_flwr.offline import personalize_offline
 from potara_flwr.results import digest, read_results
+from simulations.composition import compose_settings
 
 pytestmark = pytest.mark.integration
 
@@ -86,7 +90,8 @@ def test_what_cannot_be_done_alone_is_said(federated, tmp_path, tiny):
     for arguments, words in (
         ({}, "name the client's number"),
         ({"client": 3}, "the run has 3 clients"),
-        ({"client": 0, "model": str(tmp_path / "no")}, "task.model"),
+        ({"client": 0, "model": str(tmp_path / "no")}, r"task\.model"),
+        ({"data": str(tmp_path)}, "brings its own images"),
     ):
         with pytest.raises(SettingsError, match=words):
             personalize_offline(federated, tmp_path / "out", **arguments)
@@ -94,3 +99,36 @@ def test_what_cannot_be_done_alone_is_said(federated, tmp_path, tiny):
     with pytest.raises(SettingsError, match="each client keeps its personal adapter"):
         personalize_offline(folder, tmp_path / "out", client=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_client_that_never_took_part_brings_its_own_data(tmp_path):
+    model, rows = make_tiny_bert(tmp_path / "model"), pd.DataFrame(sentences())
+    rows.iloc[:160].to_parquet(tmp_path / "theirs.parquet")
+    rows.iloc[160:].to_parquet(tmp_path / "mine.parquet")
+    preset = compose_settings(["experiment=sentiment-tiny"]).to_flat()
+    settings = from_flat(
+        {**preset, "task.model": str(model), "data.path": str(tmp_path / "theirs.parquet"),
+         "data.num-clients": 2, "data.test-samples": 0, "calibration.samples": 4,
+         "run.results": str(tmp_path / "run")}
+    )  # fmt: skip
+    federated = run_in_process(settings) / "federated"
+    mine = str(tmp_path / "mine.parquet")
+    report = personalize_offline(federated, tmp_path / "out", data=mine)
+    assert report["client"] == 2
+    assert report["num_test"] == rows.iloc[160:]["split"].eq("test").sum()
+    assert report["optimizer_steps"] == settings.local.steps
+    again = personalize_offline(federated, tmp_path / "again", data=mine)
+    other = personalize_offline(federated, tmp_path / "other", data=mine, client=1)
+    assert digest(again) == digest(report)
+    assert same_bits(load_adapter(tmp_path / "again"), load_adapter(tmp_path / "out"))
+    assert not same_bits(load_adapter(tmp_path / "other"), load_adapter(tmp_path / "out"))
+    assert other["client"] == 1
+    with pytest.raises(SettingsError, match=r"there is no file or folder .*nowhere\.parquet"):
+        personalize_offline(federated, tmp_path / "no", data=str(tmp_path / "nowhere.parquet"))
+    # Where the run had its base model is not where this machine has it.
+    model.rename(tmp_path / "moved")
+    with pytest.raises(SettingsError, match=r"task\.model"):
+        personalize_offline(federated, tmp_path / "no", data=mine)
+    place = str(tmp_path / "moved")
+    moved = personalize_offline(federated, tmp_path / "moved-out", data=mine, model=place)
+    assert digest(moved) == digest(report)

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from potara_flwr.communication import Ledger, MeteredGrid, content_bytes
+from potara_flwr.communication import Exchange, Ledger, MeteredGrid, content_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +108,44 @@ def test_numbers_of_equal_kind_have_equal_size():
         return content_bytes(RecordDict({"metrics": MetricRecord({"seconds": value})}))
 
     assert size(0.1) == size(123.456789) == size(0.0)
+
+
+def test_a_message_lives_as_long_as_its_round():
+    grid = metered()
+    send(grid, timeout=7.5)
+    assert {message.metadata.ttl for message in grid.inner.waiting.values()} == {7.5}
+
+
+def test_what_earlier_attempts_wrote_down_comes_first_and_once():
+    def message(client, kind, server_round, down=10, up=20):
+        return {"round": server_round, "client": client, "kind": kind,
+                "bytes_down": down, "bytes_up": up}  # fmt: skip
+
+    def absence(client, kind, server_round, reason="gone"):
+        return {"client": client, "round": server_round, "kind": kind, "reason": reason}
+
+    stored = {
+        "communication": {"messages": [message(0, "describe", 0), message(0, "train", 1)]},
+        "refused": [absence(1, "train", 1)],
+        "missing": [absence(2, "describe", 0, "was late")],
+    }
+    ledger = Ledger({30: 0, 10: 1})
+    ledger.exchanges += [Exchange(30, 0, "describe", 1, 2), Exchange(10, 0, "describe", 3, 4)]
+    ledger.miss(2, 0, "describe", "no SuperNode is this client")
+    ledger.miss(3, 0, "describe", "no SuperNode is this client")
+    ledger.miss(4, 0, "describe", "no SuperNode is this client")
+    ledger.go_on(stored, concerned={3})
+    ledger.exchanges.append(Exchange(10, 2, "train", 5, 6))
+    found = ledger.to_json()
+    assert found["communication"]["messages"] == [
+        message(0, "describe", 0), message(1, "describe", 0, 3, 4), message(0, "train", 1),
+        message(1, "train", 2, 5, 6),
+    ]  # fmt: skip
+    assert (
+        ledger.bytes()
+        == (28, 50)
+        == tuple(found["communication"][f"bytes_{way}"] for way in ("down", "up"))
+    )
+    assert found["refused"] == stored["refused"]
+    assert [item["client"] for item in found["missing"]] == [2, 3]
+    assert found["missing"][0]["reason"] == "was late"

@@ -55,3 +55,20 @@ def test_new_folders_never_collide(tmp_path, monkeypatch):
     first = new_folder()
     first.mkdir(parents=True)
     assert new_folder() != first
+
+
+def test_going_on_needs_no_folder_of_its_own(tiny, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = words_of(tiny())
+    assert main(["--results", "out", *words, "run.resume=out"]) == 1
+    assert "leave out --results" in capsys.readouterr().err
+    assert main([*words, "run.resume=out"]) == 1
+    assert f"there is no checkpoint.safetensors in {tmp_path}/out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["--results", "out", *words]) == 0
+    assert main([*words, "run.personalize-only=out"]) == 0
+    out = capsys.readouterr().out
+    assert f"nothing to do, all clients are personalized in {tmp_path}/out" in out
+    assert out.strip().splitlines()[-1] == f"results: {tmp_path}/out"
+    assert main([*words, "run.resume=out"]) == 1
+    assert "is already finished" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageClassification
 
 from potara_flwr.errors import TrainingError
 from potara_flwr.tasks.base import take
-from potara_flwr.training import batches, evaluate, one_thread, train
+from potara_flwr.training import batches, evaluate, one_thread, time_limit, train
 
 
 def run_train(bench, steps=5, seed=0, settings=None):
@@ -118,3 +118,11 @@ def test_one_thread_gives_the_threads_back():
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def test_training_that_comes_too_late_stops(bench):
+    with pytest.raises(TrainingError, match="too late, stopped at step 1 of 5"), time_limit(0.0):
+        run_train(bench)
+    with time_limit(1000.0):
+        run_train(bench, steps=1)
+    run_train(bench, steps=1)
