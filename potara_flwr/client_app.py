@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from logging import ERROR
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
+from flwr.supercore import log
 
 from potara_flwr.client_state import (
     adapters_folder,
@@ -24,9 +26,10 @@ from potara_flwr.client_state import (
 )
 from potara_flwr.client_store import State, check_writable, personalization_key
 from potara_flwr.config import Settings, from_flat
-from potara_flwr.entries import Description, Report, pack
-from potara_flwr.errors import PotaraError, SettingsError
+from potara_flwr.entries import MOST_CHARACTERS, Description, Report, pack
+from potara_flwr.errors import NodeError, PotaraError, SettingsError, StorageError
 from potara_flwr.methods import METHODS
+from potara_flwr.node import read_node
 from potara_flwr.saving import save_client
 from potara_flwr.tasks.base import num_samples
 from potara_flwr.training import one_thread, time_limit
@@ -39,8 +42,9 @@ Handler = Callable[[Settings, int, Message, Context], RecordDict]
 
 
 def answer(handler: Handler) -> Callable[[Message, Context], Message]:
-    """Make a Flower handler of one that returns records: read the settings, compute on one thread,
-    and answer an error that the user can mend with its one line instead of a traceback.
+    """Make a Flower handler of one that returns records: read the settings and the node's own,
+    compute on one thread, and answer an error that somebody can mend with its one line instead of a
+    traceback, here and on the server.
     """
 
     @functools.wraps(handler)
@@ -48,19 +52,43 @@ def answer(handler: Handler) -> Callable[[Message, Context], Message]:
         try:
             settings = from_flat(context.run_config)
             with one_thread(), time_limit(message.metadata.ttl):
-                content = handler(settings, _client(context), message, context)
+                content = _handled(handler, settings, message, context)
         except PotaraError as error:
-            return Message(Error(USER_ERROR, str(error)), reply_to=message)
+            log(ERROR, "%s: %s", message.metadata.message_type, error)
+            return _refusal(error, message)
         return Message(content, reply_to=message)
 
     return wrapped
 
 
-def _client(context: Context) -> int:
-    """Return the client this node is: its partition."""
-    if "partition-id" not in context.node_config:
-        raise SettingsError("this SuperNode has no partition-id: start it with --node-config")
-    return int(context.node_config["partition-id"])
+def _handled(
+    handler: Handler, settings: Settings, message: Message, context: Context
+) -> RecordDict:
+    """Answer as the client that this node is, with its own data where it has some.
+
+    Raises
+    ------
+    NodeError
+        What is wrong is this node's own affair, as everything is that a node with data or a state
+        of its own, or with a name on the list of expected ones, finds wrong.
+    """
+    node = read_node(context.node_config)
+    client = node.client(settings)
+    try:
+        return handler(node.settings(settings, client), client, message, context)
+    except (SettingsError, StorageError) as error:
+        if node.data_path or node.state_dir or settings.federation.names:
+            raise node.fault(error, client) from None
+        raise
+
+
+def _refusal(error: PotaraError, message: Message) -> Message:
+    """Return the reply that says what is wrong; ``describe`` also says with whom."""
+    line = " ".join(str(error).split())
+    if isinstance(error, NodeError) and message.metadata.message_type == "query.describe":
+        description = Description(client=error.client, fault=line[:MOST_CHARACTERS])
+        return Message(pack(description), reply_to=message)
+    return Message(Error(USER_ERROR, line), reply_to=message)
 
 
 app = ClientApp()

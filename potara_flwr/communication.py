@@ -8,7 +8,7 @@ and writes down who did not answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from logging import WARNING
 from typing import Any
@@ -39,7 +39,8 @@ class Exchange:
 class Absence:
     """A client whose reply was refused, or who sent none."""
 
-    client: int
+    client: int | None
+    """None for a node that is no client."""
     round: int | None
     kind: str
     reason: str
@@ -51,6 +52,8 @@ class Ledger:
 
     clients: dict[int, int] = field(default_factory=dict)
     """Node id → client, of every client that takes part."""
+    names: Sequence[str] = ()
+    """The clients' names, in order, where they have some."""
     exchanges: list[Exchange] = field(default_factory=list)
     refused: list[Absence] = field(default_factory=list)
     missing: list[Absence] = field(default_factory=list)
@@ -82,11 +85,11 @@ class Ledger:
                 and (concerned is None or item.client in concerned)
             ]
 
-    def refuse(self, client: int, server_round: int | None, kind: str, reason: str) -> None:
+    def refuse(self, client: int | None, server_round: int | None, kind: str, reason: str) -> None:
         """Write down, and log, that a client's reply is not used."""
         self._absent(self.refused, "refused", Absence(client, server_round, kind, reason))
 
-    def miss(self, client: int, server_round: int | None, kind: str, reason: str) -> None:
+    def miss(self, client: int | None, server_round: int | None, kind: str, reason: str) -> None:
         """Write down, and log, that a client did not take part."""
         self._absent(self.missing, "missing", Absence(client, server_round, kind, reason))
 
@@ -99,7 +102,7 @@ class Ledger:
     def absent(self, server_round: int | None, kind: str) -> str:
         """Return who was refused or missing in one phase, and why, in one line."""
         return "; ".join(
-            f"client {item.client}: {item.reason}"
+            f"{self.who(item.client)}: {item.reason}"
             for item in [*self.refused, *self.missing]
             if (item.round, item.kind) == (server_round, kind)
         )
@@ -134,13 +137,25 @@ class Ledger:
                 "bytes_up": sum(message["bytes_up"] for message in messages),
                 "messages": messages,
             },
-            "refused": [asdict(absence) for absence in self.refused],
-            "missing": [asdict(absence) for absence in self.missing],
+            "refused": [self._named(absence) for absence in self.refused],
+            "missing": [self._named(absence) for absence in self.missing],
         }
+
+    def who(self, client: int | None) -> str:
+        """Name a client in a line for people."""
+        if client is None:
+            return "a node that is no client"
+        named = client < len(self.names)
+        return f"client {client} ({self.names[client]})" if named else f"client {client}"
+
+    def _named(self, absence: Absence) -> dict[str, Any]:
+        named = absence.client is not None and absence.client < len(self.names)
+        name = {"name": self.names[absence.client or 0]} if named else {}
+        return {"client": absence.client, **name} | asdict(absence)
 
     def _absent(self, absences: list[Absence], word: str, absence: Absence) -> None:
         where = "" if not absence.round else f", round {absence.round}"
-        log(WARNING, "%s: client %d, %s%s: %s", word, absence.client, absence.kind, where,
+        log(WARNING, "%s: %s, %s%s: %s", word, self.who(absence.client), absence.kind, where,
             absence.reason)  # fmt: skip
         absences.append(absence)
 

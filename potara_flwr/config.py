@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from potara_flwr.errors import SettingsError
 
 Value = bool | int | float | str
+Partition = Literal["dirichlet", "pathological", "size-skewed", "natural", "iid", "whole"]
 
 
 class Group(BaseModel):
@@ -96,10 +97,11 @@ class DataSettings(Group):
     """
 
     num_clients: int = Field(8, ge=1, description="clients the data is partitioned over")
-    partition: Literal["dirichlet", "pathological", "size-skewed", "natural", "iid"] = Field(
+    partition: Partition = Field(
         "dirichlet",
         description="whose samples are whose: Dirichlet label skew, a few classes a client, "
-        "random shares that grow with the client, the values of a column, or equal random shares",
+        "random shares that grow with the client, the values of a column, equal random shares, "
+        "or all of a source",
     )
     partition_column: str = Field(
         "",
@@ -149,6 +151,11 @@ class DataSettings(Group):
     )
     label_column: str = Field(
         "label", description="column of the labels: classes by name, or whole numbers from 0"
+    )
+    classes: str = Field(
+        "",
+        description="classes by name, separated by commas, in the order of their numbers, or how "
+        "many there are; empty finds them in the data. Needed where nodes bring their own data",
     )
     split_column: str = Field(
         "",
@@ -252,12 +259,26 @@ class FederationSettings(Group):
         1.0, ge=0, le=1, description="share of the clients that evaluate after a round; 0 is none"
     )
     min_reply_fraction: float = Field(
-        0.5, gt=0, le=1, description="share of a round's clients that must reply well"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the expected clients that must connect, and of a round's clients "
+        "that must reply well",
     )
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
     connect_timeout: float = Field(
         60.0, ge=0, description="seconds to wait for all clients to connect, before the first round"
     )
+    nodes: str = Field(
+        "",
+        description="names of the nodes that are expected, separated by commas: client k is the "
+        "k-th; empty: nodes say by their partition-id which client they are",
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the clients, in order; empty where they have none."""
+        return tuple(name.strip() for name in self.nodes.split(",") if name.strip())
 
 
 class CalibrationSettings(Group):
@@ -456,6 +477,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
         ) from None
     _check_registered(settings)
     _check_run(settings.run)
+    _check_names(settings)
     return settings
 
 
@@ -526,6 +548,18 @@ def _check_run(run: RunSettings) -> None:
     name, folder = run.earlier
     if name and run.results and Path(run.results).expanduser() != Path(folder).expanduser():
         raise SettingsError(f"{name} goes on in its own folder; leave out run.results")
+
+
+def _check_names(settings: Settings) -> None:
+    """Check that the nodes' names are those of the clients."""
+    names = settings.federation.names
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"federation.nodes names {', '.join(sorted(twice))} twice")
+    if names and len(names) != settings.data.num_clients:
+        raise SettingsError(
+            f"federation.nodes names {len(names)} nodes, but data.num-clients is "
+            f"{settings.data.num_clients}; make them equal"
+        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ def client_table(results: Results) -> Table:
     for header in columns:
         table.add_column(header, justify="right")
     for client in results["clients"]:
-        table.add_row(str(client["client"]), *(show(client) for show in columns.values()))
+        table.add_row(Text(client_name(client)), *(show(client) for show in columns.values()))
     lines = [f"{mark} {who}: {text}" for mark, who, text in remarks(results)]
     if merges(results):
         traces = "a, b, c: variance traces, federated, local, cross"
@@ -138,6 +138,12 @@ def client_table(results: Results) -> Table:
         lines.insert(0, "λ: mean weight on the federated adapter")
     table.caption = Text("\n".join(lines))
     return table
+
+
+def client_name(entry: Mapping[str, Any]) -> str:
+    """Return a client's name, or its number; ``–`` for a node that is no client."""
+    number = entry["client"]
+    return str(entry.get("name", NONE if number is None else number))
 
 
 def client_columns(results: Results) -> dict[str, Callable[[dict[str, Any]], str]]:
@@ -194,7 +200,7 @@ def remarks(results: Results) -> list[tuple[str, str, str]]:
             ("!", client["diagnosis"]["warning"]),
         ):
             if text:
-                named.setdefault((mark, text), []).append(str(client["client"]))
+                named.setdefault((mark, text), []).append(client_name(client))
     return [
         (
             mark,

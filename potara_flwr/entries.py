@@ -7,7 +7,7 @@ puts them together again and takes nothing that does not fit the schema.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -25,6 +25,9 @@ from potara_flwr.methods import Outcome
 from potara_flwr.personalization import Personalization
 from potara_flwr.rules import GRID, RULES
 
+MOST_CHARACTERS = 2000
+"""Of a line in which a node says what is wrong with it."""
+
 
 class Entry(BaseModel):
     """Exactly these names, and finite numbers only."""
@@ -33,14 +36,33 @@ class Entry(BaseModel):
 
 
 class Description(Entry):
-    """Which client a node is, and how many samples it has."""
+    """Which client a node is, and how many samples it has, or why it cannot take part."""
 
-    client: int = Field(ge=0)
-    num_partitions: int = Field(ge=0)
+    client: int | None = Field(None, ge=0)
+    """None where a node at fault is none."""
+    num_partitions: int = Field(0, ge=0)
     """Partitions of the nodes; 0 where nobody says."""
+    fault: str | None = Field(None, min_length=1, max_length=MOST_CHARACTERS)
+    """What is wrong with the node itself, in one line that names it."""
     num_train: int = Field(0, ge=0)
     num_calibration: int = Field(0, ge=0)
     num_test: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Description:
+        """Check that it is a client, or at fault."""
+        if self.client is None and self.fault is None:
+            raise ValueError("neither client nor fault")
+        return self
+
+    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the beginning of the client's entry in ``results.json``; with its name where
+        clients have ``names``.
+        """
+        assert self.client is not None
+        name = {"name": names[self.client]} if names else {}
+        sizes = self.model_dump(include={"num_train", "num_calibration", "num_test"})
+        return {"client": self.client, **name, **sizes}
 
 
 class Traces(Entry):

@@ -11,6 +11,22 @@ class SettingsError(PotaraError):
     """A setting is unknown, ill-typed, out of range, or does not fit the data or the model."""
 
 
+class NodeError(PotaraError):
+    """One node cannot take part by a fault of its own (names the node).
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and how to mend it.
+    client : int, optional
+        The client that the node is, where that is known.
+    """
+
+    def __init__(self, message: str, client: int | None = None) -> None:
+        super().__init__(message)
+        self.client = client
+
+
 class TrainingError(PotaraError):
     """Training cannot go on (names the client and the step)."""
 

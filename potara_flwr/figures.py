@@ -15,6 +15,7 @@ from potara_flwr.console import (
     ORACLE,
     Results,
     byte_unit,
+    client_name,
     merges,
     rule_names,
     scientific,
@@ -291,7 +292,7 @@ def _draw_client(
         if name in client["weights"]:
             height = _percent(client["accuracy"][name])
             axes.plot([client["weights"][name]], [height], zorder=zorder, **style)
-    axes.set_title(f"client {client['client']}", fontsize=10)
+    axes.set_title(f"client {client_name(client)}", fontsize=10)
     axes.set_xlim(-0.08, 1.08)
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
@@ -341,7 +342,9 @@ def _width_for(places: int) -> float:
 def _client_ticks(axes: Axes, clients: list[dict[str, Any]]) -> None:
     """Name as many clients on the x axis as can be read."""
     places = range(0, len(clients), math.ceil(len(clients) / 25))
-    axes.set_xticks(places, [str(clients[i]["client"]) for i in places])
+    names = [client_name(clients[i]) for i in places]
+    slanted = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 4 else {}
+    axes.set_xticks(places, names, **slanted)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(clients) - 0.4)
     axes.set_xlabel("client")

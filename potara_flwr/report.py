@@ -9,6 +9,7 @@ from typing import Any
 from potara_flwr.console import (
     Results,
     client_columns,
+    client_name,
     has_weight,
     merges,
     number,
@@ -90,7 +91,7 @@ neither side is favoured by both.
 <th class="text">Reason</th></tr></thead>
 <tbody>
 {% for entry in entries -%}
-<tr><td>{{ entry.client }}</td><td class="text">{{ entry.round | when }}</td>
+<tr><td>{{ entry | client_name }}</td><td class="text">{{ entry.round | when }}</td>
 <td class="text">{{ entry.kind }}</td><td class="text">{{ entry.reason }}</td></tr>
 {% endfor -%}
 </tbody></table></div>
@@ -117,7 +118,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
     clients = plural(config["data"]["num-clients"], "client")
     return rendered(
         TEMPLATE,
-        {"percent": percent, "number": number, "when": _when},
+        {"percent": percent, "number": number, "when": _when, "client_name": client_name},
         title=f"{METHODS[results['method']].title}: {config['task']['name']}, {clients}, "
         f"{plural(rounds, 'federated round')}",
         explanation=_explanation(results),
@@ -127,7 +128,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         communication=_communication(results),
         client_headers=columns,
         clients=[
-            [str(client["client"]), *(show(client) for show in columns.values())]
+            [client_name(client), *(show(client) for show in columns.values())]
             for client in results["clients"]
         ],
         remarks=remarks(results),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from flwr.supercore import log
 
 from potara_flwr.adapters import kind_of
 from potara_flwr.checkpoint import Progressed, load_checkpoint, save_checkpoint
-from potara_flwr.client_app import USER_ERROR
 from potara_flwr.communication import Ledger, MeteredGrid
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.entries import Description, Report, unpack
-from potara_flwr.errors import PotaraError, ReplyError, RunError, SettingsError
+from potara_flwr.errors import PotaraError, ReplyError, RunError
+from potara_flwr.gathering import gather_clients
 from potara_flwr.history import RoundRecorder
 from potara_flwr.methods import METHODS
 from potara_flwr.personalization import Stopwatch
@@ -243,80 +242,6 @@ def save_results(folder: Path, results: dict[str, Any]) -> None:
     write_results(folder, results)
 
 
-def gather_clients(
-    grid: MeteredGrid, settings: Settings, wanted: Collection[int] | None = None
-) -> dict[int, Description]:
-    """Wait for the SuperNodes, ask each which client it is, and fill in ``grid.clients``.
-
-    Goes on once every client is there, once Flower says there will be no more nodes, or after
-    ``federation.connect-timeout`` seconds; who is missing then is logged and stands in the results.
-    Where only some are ``wanted``, nobody else is waited for.
-
-    Returns
-    -------
-    dict
-        Client → what it says of itself.
-
-    Raises
-    ------
-    SettingsError
-        A setting does not fit a client's data, or a client runs other code.
-    RunError
-        No client has connected.
-    """
-    descriptions: dict[int, Description] = {}
-    known: set[int] = set()
-    left_out: list[str] = []
-    announced = settings.data.num_clients
-    deadline = time.monotonic() + settings.federation.connect_timeout
-    while True:
-        new = sorted(set(grid.get_node_ids()) - known)
-        known.update(new)
-        for reply in _describe(grid, new, settings):
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                if reply.error.code == USER_ERROR:
-                    raise SettingsError(reply.error.reason or "a client refused the settings")
-                left_out.append(f"node {node}: {reply.error.reason}")
-                continue
-            try:
-                description = unpack(reply.content, Description)
-            except ReplyError as error:
-                left_out.append(f"node {node}: its description is wrong: {error}")
-                continue
-            announced = description.num_partitions or announced
-            client = description.client
-            if client >= settings.data.num_clients or client in descriptions:
-                grid.ledger.refuse(client, 0, "describe", "there is no such client, or it is taken")
-                continue
-            grid.clients[node] = client
-            descriptions[client] = description
-        enough = min(announced, settings.data.num_clients)
-        if wanted is not None and set(wanted) <= set(descriptions):
-            return descriptions
-        if len(descriptions) >= enough or len(known) >= announced or time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    for client in sorted(set(range(settings.data.num_clients)) - set(descriptions)):
-        reason = "; ".join(["no SuperNode is this client", *left_out])
-        grid.ledger.miss(client, 0, "describe", reason)
-    if not descriptions:
-        reason = "; ".join(
-            [f"none of the {settings.data.num_clients} clients takes part", *left_out]
-        )
-        raise RunError(reason)
-    if len(descriptions) < settings.data.num_clients:
-        log(
-            WARNING,
-            "%d of %d clients take part; for all of them run with "
-            '--federation-config "num-supernodes=%d client-resources-num-cpus=1"',
-            len(descriptions),
-            settings.data.num_clients,
-            settings.data.num_clients,
-        )
-    return descriptions
-
-
 def personalize_clients(
     grid: MeteredGrid,
     sent: Mapping[int, Sent],
@@ -354,16 +279,8 @@ def personalize_clients(
         except ReplyError as error:
             grid.ledger.refuse(client, None, "personalize", str(error))
             continue
-        sizes = descriptions[client].model_dump(exclude={"num_partitions"})
-        clients.append(sizes | report.to_json())
+        clients.append(descriptions[client].to_json(settings.federation.names) | report.to_json())
     if not clients:
         reasons = grid.ledger.absent(None, "personalize")
         raise RunError(f"no client could be personalized ({reasons})")
     return clients
-
-
-def _describe(grid: MeteredGrid, nodes: list[int], settings: Settings) -> Iterable[Message]:
-    """Ask nodes which client they are."""
-    content = RecordDict({"config": ConfigRecord({"code-version": code_version()})})
-    messages = [Message(content, node, "query.describe", group_id="0") for node in nodes]
-    return grid.send_and_receive(messages, timeout=settings.federation.timeout) if nodes else []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from potara_flwr.config import DataSettings, Settings
-from potara_flwr.data.labels import classes_of, encode, label_values
+from potara_flwr.data.labels import classes_of, encode, label_values, named_classes
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, load_table
 from potara_flwr.errors import SettingsError
@@ -117,6 +117,8 @@ def num_classes(settings: Settings, content: str) -> int:
         The head is shared, but the data sources have not equally many classes.
     """
     data = settings.data
+    if classes := named_classes(data.classes):
+        return len(classes)
     sources = [source_of(data, number, content) for number in range(num_sources(data))]
     if settings.task.head == "local":
         sources = sources[:1]
@@ -185,7 +187,7 @@ def load_source(source: Source, data: DataSettings) -> Table:
         tested = np.arange(sum(map(len, parts))) >= len(parts[0])
     elif data.split_column:
         tested = np.array([word == "test" for word in parts[0][data.split_column]])
-    labels, number = _labels(parts, words, source.label_column, tested)
+    labels, number = _labels(parts, words, source.label_column, tested, data.classes)
     keys = labels
     if data.partition_column:
         values = [value for part in parts for value in part[data.partition_column]]
@@ -196,10 +198,22 @@ def load_source(source: Source, data: DataSettings) -> Table:
 
 
 def _labels(
-    parts: list[datasets.Dataset], words: list[str], column: str, tested: np.ndarray | None
+    parts: list[datasets.Dataset],
+    words: list[str],
+    column: str,
+    tested: np.ndarray | None,
+    named: str,
 ) -> tuple[np.ndarray, int]:
-    """Return the class numbers of all parts and the number of classes of the training samples."""
+    """Return the class numbers of all parts, and the number of classes: of the ``named`` ones, or
+    of those of the training samples.
+    """
     values = [label_values(part, column, where) for part, where in zip(parts, words, strict=True)]
+    if fixed := named_classes(named):
+        codes = [
+            encode(part, fixed, column, where, "data.classes does not name")
+            for part, where in zip(values, words, strict=True)
+        ]
+        return np.concatenate(codes), len(fixed)
     known = values[0]
     if len(parts) == 1 and tested is not None:
         known = [value for value, test in zip(known, tested, strict=True) if not test]

@@ -55,15 +55,43 @@ def classes_of(feature: Any, values: Sequence[str | int]) -> Sequence[str | int]
     return list(range(int(max(values)) + 1))
 
 
-def encode(
-    values: Sequence[str | int], classes: Sequence[str | int], column: str, where: str
-) -> np.ndarray:
-    """Return the class number of each label, int64, shape (n,).
+def named_classes(text: str) -> list[str | int]:
+    """Return the classes that ``data.classes`` names, in the order of their numbers; none where it
+    is empty.
 
     Raises
     ------
     SettingsError
-        A label is none of the classes, which are those of the training samples.
+        There are fewer than two, or one is named twice.
+    """
+    names: list[str | int] = [name.strip() for name in text.split(",") if name.strip()]
+    if len(names) == 1 and str(names[0]).isdigit():
+        names = list(range(int(names[0])))
+    if names and (len(names) < 2 or len(set(names)) < len(names)):
+        raise SettingsError(
+            f"data.classes is {text!r}; name two or more classes, each once, or how many there are"
+        )
+    return names
+
+
+def encode(
+    values: Sequence[str | int],
+    classes: Sequence[str | int],
+    column: str,
+    where: str,
+    source: str = "no training sample has",
+) -> np.ndarray:
+    """Return the class number of each label, int64, shape (n,).
+
+    Parameters
+    ----------
+    source : str
+        Why a label that is none of the classes is none, for the error message.
+
+    Raises
+    ------
+    SettingsError
+        A label is none of the classes.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     for row, value in enumerate(values):
@@ -71,7 +99,7 @@ def encode(
             known = ", ".join(str(name) for name in classes[:10])
             raise SettingsError(
                 f"data.label-column: {where}, column {column!r}: row {row} has the label "
-                f"{value!r}, which no training sample has; known are {known}"
+                f"{value!r}, which {source}; known are {known}"
                 f"{', …' if len(classes) > 10 else ''}"
             )
     return np.array([numbers[value] for value in values], dtype=np.int64)

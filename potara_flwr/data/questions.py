@@ -174,12 +174,12 @@ def _own_partition(data: DataSettings, seed: int) -> list[Tensor]:
     rows, _ = _own_rows(data)
     if data.partition_column:
         keys = np.unique(np.array(rows[data.partition_column][:]), return_inverse=True)[1]
-    elif data.partition in ("iid", "size-skewed"):
+    elif data.partition in ("iid", "size-skewed", "whole"):
         keys = np.zeros(len(rows), dtype=np.int64)
     else:
         raise SettingsError(
             f"data.partition is {data.partition}, which needs data.partition-column where samples "
-            "have no labels; or choose iid or size-skewed"
+            "have no labels; or choose iid, size-skewed or whole"
         )
     return partition(data, seed, keys)
 

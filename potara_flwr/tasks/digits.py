@@ -54,6 +54,11 @@ def rotation(settings: Settings, client: int) -> int:
 @functools.lru_cache(maxsize=1)
 def _partition(data: DataSettings, seed: int) -> list[Tensor]:
     """Return the positions of each client's images among those for clients."""
+    if data.path:
+        raise SettingsError(
+            "task.name=digits brings its own images; for images of your own choose "
+            "task.name=image-classification"
+        )
     if data.partition == "natural" or data.partition_column:
         raise SettingsError(
             "task.name=digits has no columns: choose another data.partition than natural, and "

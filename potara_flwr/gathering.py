@@ -1,0 +1,214 @@
+"""Before the first round: wait for the nodes, learn who is who, leave out who cannot take part."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from logging import WARNING
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore import log
+
+from potara_flwr.client_app import USER_ERROR
+from potara_flwr.communication import MeteredGrid
+from potara_flwr.config import Settings
+from potara_flwr.entries import Description, unpack
+from potara_flwr.errors import ReplyError, RunError, SettingsError
+from potara_flwr.workbench import code_version
+
+POLL_SECONDS = 0.5
+SAY_SECONDS = 10.0
+"""How often a run that waits says for whom, and asks those anew that could not take part."""
+
+
+def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Description]:
+    """Wait for the SuperNodes, ask each which client it is, and fill in ``grid.clients``.
+
+    Goes on once every expected client is there or has said why it cannot be, once Flower says
+    there will be no more nodes, or after ``federation.connect-timeout`` seconds. Who is left out is
+    logged and stands in the results. While too few clients can take part
+    (``federation.min-reply-fraction``) it waits until the limit, asking anew those that were at
+    fault: they may have been mended.
+
+    Returns
+    -------
+    dict
+        Client → what it says of itself.
+
+    Raises
+    ------
+    SettingsError
+        A setting does not fit the clients' data, or a client runs other code.
+    RunError
+        Too few clients can take part.
+    """
+    roll = Roll(grid, settings)
+    start = said = time.monotonic()
+    while True:
+        new = roll.ask()
+        now = time.monotonic()
+        if roll.complete() or (not new and now - start > settings.federation.connect_timeout):
+            break
+        if now - said >= SAY_SECONDS:
+            said = now
+            limit = settings.federation.connect_timeout
+            waited = f"{now - start:.0f} of at most {limit:g} s"
+            log(WARNING, "waiting for %s (%s)", ", ".join(roll.absent()), waited)
+            roll.forget_faults()
+        time.sleep(POLL_SECONDS)
+    roll.close()
+    return roll.descriptions
+
+
+@dataclass
+class Roll:
+    """Who is there, who cannot take part and why."""
+
+    grid: MeteredGrid
+    settings: Settings
+    descriptions: dict[int, Description] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+    """Client → why it cannot take part, by its own word."""
+    strangers: list[str] = field(default_factory=list)
+    """What came from nodes of which nobody knows which client they are."""
+
+    def __post_init__(self) -> None:
+        self.grid.ledger.names = self.names = self.settings.federation.names
+        self._known: set[int] = set()
+        self._faulty: set[int] = set()
+        self._announced = self.settings.data.num_clients
+
+    @property
+    def expected(self) -> int:
+        """How many clients could be there: all, or as many as there are nodes."""
+        return min(self._announced, self.settings.data.num_clients)
+
+    @property
+    def needed(self) -> int:
+        """How many clients must be there."""
+        return math.ceil(self.settings.federation.min_reply_fraction * self.expected)
+
+    def ask(self) -> list[int]:
+        """Ask the nodes that are new which client they are; return these nodes."""
+        new = sorted(set(self.grid.get_node_ids()) - self._known)
+        self._known.update(new)
+        for reply in self._describe(new):
+            self._take(reply)
+        return new
+
+    def complete(self) -> bool:
+        """Say whether there is nobody left to wait for.
+
+        Raises
+        ------
+        SettingsError
+            All expected clients have refused.
+        """
+        settled = len(self.descriptions.keys() | self.faults.keys())
+        if self.names and settled >= self.expected and not self.descriptions:
+            reasons = "; ".join(dict.fromkeys(self.faults.values()))
+            raise SettingsError(f"every node refuses: {reasons}")
+        if settled >= self.expected and len(self.descriptions) >= self.needed:
+            return True
+        # Nodes that are told how many there are all come from Flower's simulation, or are numbered.
+        return not self.names and len(self._known) >= self._announced
+
+    def absent(self) -> list[str]:
+        """Return the expected clients that are not there, by name."""
+        words = []
+        for client in sorted(set(range(self.settings.data.num_clients)) - set(self.descriptions)):
+            word = self.names[client] if self.names else f"client {client}"
+            words.append(f"{word} (at fault)" if client in self.faults else word)
+        return words
+
+    def forget_faults(self) -> None:
+        """Have nodes that could not take part asked again: they may have been mended."""
+        self._known -= self._faulty
+        self._faulty.clear()
+
+    def close(self) -> None:
+        """Write down who is missing.
+
+        Raises
+        ------
+        RunError
+            Too few clients are there.
+        """
+        ledger, num_clients = self.grid.ledger, self.settings.data.num_clients
+        for client in sorted(set(range(num_clients)) - set(self.descriptions) - set(self.faults)):
+            ledger.miss(
+                client, 0, "describe", "; ".join(["no SuperNode is this client", *self.strangers])
+            )
+        there = len(self.descriptions)
+        if there < self.needed:
+            reasons = [*self.faults.values(), *self.strangers]
+            missing = f"missing: {', '.join(self.absent())}" if there else "none of them takes part"
+            raise RunError(
+                "; ".join(
+                    [f"{there} of the {num_clients} clients take part, {self.needed} are needed",
+                     missing, *dict.fromkeys(reasons)]
+                )
+            )  # fmt: skip
+        if there < num_clients:
+            log(WARNING, "%d of %d clients take part%s", there, num_clients, self._remedy())
+
+    def _remedy(self) -> str:
+        if self.names:
+            return ""
+        return (
+            "; for all of them in a simulation run with --federation-config "
+            f'"num-supernodes={self.settings.data.num_clients} client-resources-num-cpus=1"'
+        )
+
+    def _describe(self, nodes: list[int]) -> Iterable[Message]:
+        """Ask nodes which client they are."""
+        content = RecordDict({"config": ConfigRecord({"code-version": code_version()})})
+        messages = [Message(content, node, "query.describe", group_id="0") for node in nodes]
+        timeout = self.settings.federation.timeout
+        return self.grid.send_and_receive(messages, timeout=timeout) if nodes else []
+
+    def _take(self, reply: Message) -> None:
+        """Put a node's answer where it belongs."""
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            if reply.error.code == USER_ERROR:
+                raise SettingsError(reply.error.reason or "a client refused the settings")
+            self._stranger(node, f"node {node}: {reply.error.reason}")
+            return
+        try:
+            description = unpack(reply.content, Description)
+        except ReplyError as error:
+            self._stranger(node, f"node {node}: its description is wrong: {error}")
+            return
+        self._announced = description.num_partitions or self._announced
+        client, fault = description.client, description.fault
+        if client is not None and client in self.descriptions:
+            self._refuse(node, None, f"another node is {self.grid.ledger.who(client)} already")
+        elif client is not None and client >= self.settings.data.num_clients:
+            self._refuse(node, client, f"there are {self.settings.data.num_clients} clients only")
+        elif fault is not None or client is None:
+            self._refuse(node, client, fault or "it does not say which client it is")
+        else:
+            self.faults.pop(client, None)
+            self.descriptions[client] = description
+            self.grid.clients[node] = client
+
+    def _refuse(self, node: int, client: int | None, fault: str) -> None:
+        """Leave a node out; say so once."""
+        self._faulty.add(node)
+        if client is None or client >= self.settings.data.num_clients:
+            if self._stranger(node, f"node {node}: {fault}"):
+                self.grid.ledger.refuse(client, 0, "describe", fault)
+        elif self.faults.get(client) != fault:
+            self.grid.ledger.refuse(client, 0, "describe", fault)
+            self.faults[client] = fault
+
+    def _stranger(self, node: int, words: str) -> bool:
+        """Keep what came from a node that is no client; return whether it is news."""
+        self._faulty.add(node)
+        news = words not in self.strangers
+        if news:
+            self.strangers.append(words)
+        return news

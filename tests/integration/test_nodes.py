@@ -1,0 +1,187 @@
+"""Named nodes with data of their own, in one process: who is left out, and what is said of them."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from tiny_models import make_tiny_bert
+
+from potara_flwr.console import client_table
+from potara_flwr.errors import RunError, SettingsError
+from potara_flwr.in_process import InProcessGrid, run_in_process
+from potara_flwr.results import read_results
+
+pytestmark = pytest.mark.integration
+
+NAMES = ("clinic-a", "clinic-b", "clinic-c")
+
+
+def named_grid(settings, configs, num_nodes=3):
+    grid = InProcessGrid(settings, num_nodes=num_nodes)
+    for context, config in zip(grid.contexts.values(), configs, strict=True):
+        context.node_config = config
+    return grid
+
+
+@pytest.fixture
+def settings(tiny, tmp_path):
+    return tiny(
+        {
+            "federation.nodes": ",".join(NAMES),
+            "federation.connect-timeout": 0.0,
+            "run.results": str(tmp_path / "run"),
+        }
+    )
+
+
+def test_names_give_the_bits_of_numbers_whoever_joins_first(tiny, settings, tmp_path):
+    grid = named_grid(settings, [{"name": name} for name in reversed(NAMES)])
+    folder = run_in_process(settings, grid)
+    results = read_results(folder)
+    assert [client["name"] for client in results["clients"]] == list(NAMES)
+    assert [str(cell) for cell in client_table(results).columns[0].cells] == list(NAMES)
+    here = run_in_process(tiny({"run.results": str(tmp_path / "here")}))
+    files = sorted(here.rglob("*.safetensors"))
+    assert len(files) == 1 + 2 * 3
+    for file in files:
+        assert (folder / file.relative_to(here)).read_bytes() == file.read_bytes(), file
+    assert "clinic-b" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "client", "line"),
+    [
+        ({"name": "clinic-b", "data-path": "/nowhere/b.csv"}, 1, "node clinic-b: data-path: there"),
+        ({"name": "clinic-d"}, None, "node clinic-d: its name is not in federation.nodes"),
+        ({"name": "clinic-a"}, None, "another node is client 0 (clinic-a) already"),
+        ({}, None, "a node: it has no name"),
+        ({"name": "clinic-b", "datapath": "/b"}, None, "node clinic-b: unknown key 'datapath'"),
+    ],
+)
+def test_a_node_at_fault_is_left_out_by_name(settings, wrong, client, line):
+    grid = named_grid(settings, [{"name": "clinic-a"}, wrong, {"name": "clinic-c"}])
+    results = read_results(run_in_process(settings, grid))
+    assert [entry["name"] for entry in results["clients"]] == ["clinic-a", "clinic-c"]
+    (refused,) = results["refused"]
+    assert (refused["client"], refused["kind"]) == (client, "describe")
+    assert refused["reason"].startswith(line)
+    missing = [(entry["client"], entry["name"]) for entry in results["missing"]]
+    assert missing == ([] if client == 1 else [(1, "clinic-b")])
+
+
+def test_too_few_nodes_end_the_run_by_name(settings):
+    grid = named_grid(settings, [{"name": "clinic-a"}, {"name": "x"}], num_nodes=2)
+    line = "1 of the 3 clients take part, 2 are needed; missing: clinic-b, clinic-c; .*node x: its"
+    with pytest.raises(RunError, match=line):
+        run_in_process(settings, grid)
+
+
+def test_what_every_node_refuses_ends_the_run_at_once(settings):
+    settings = settings.model_copy(
+        update={"calibration": settings.calibration.model_copy(update={"samples": 10**6})}
+    )
+    slow = settings.federation.model_copy(update={"connect_timeout": 600.0})
+    settings = settings.model_copy(update={"federation": slow})
+    grid = named_grid(settings, [{"name": name} for name in NAMES])
+    with pytest.raises(SettingsError, match="every node refuses: node clinic-a: calibration"):
+        run_in_process(settings, grid)
+
+
+def test_a_run_waits_for_who_is_not_there_and_says_so(settings, monkeypatch):
+    monkeypatch.setattr("potara_flwr.gathering.SAY_SECONDS", 0.05)
+    monkeypatch.setattr("potara_flwr.gathering.POLL_SECONDS", 0.06)
+    patient = settings.federation.model_copy(update={"connect_timeout": 30.0})
+    settings = settings.model_copy(update={"federation": patient})
+    configs = [{"name": "clinic-a"}, {"name": "clinic-b", "data-path": "/nowhere"}, {}]
+    grid = named_grid(settings, configs)
+    lines: list[str] = []
+
+    def watch(level, text, *args):
+        lines.append(text % args)
+        if lines[-1].startswith("waiting for"):  # now the operator mends both nodes
+            grid.contexts[2].node_config = {"name": "clinic-b"}
+            grid.contexts[3].node_config = {"name": "clinic-c"}
+
+    monkeypatch.setattr("potara_flwr.gathering.log", watch)
+    results = read_results(run_in_process(settings, grid))
+    assert any(line.startswith("waiting for clinic-b (at fault), clinic-c (") for line in lines), (
+        lines
+    )
+    assert [entry["name"] for entry in results["clients"]] == list(NAMES)
+    assert results["missing"] == []
+
+
+@pytest.fixture
+def tiny_text(tiny, tmp_path):
+    """Build settings for texts on a tiny random encoder."""
+    make_tiny_bert(tmp_path / "bert")
+    made = {"task.name": "text-classification", "task.model": str(tmp_path / "bert")}
+    return lambda overrides: tiny({**made, "data.test-fraction": 0.3, **overrides})
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """A file for each node; the third has one class only."""
+    files = []
+    for number, labels in enumerate((("bad", "good"), ("good", "bad"), ("good",))):
+        file = tmp_path / f"{number}.csv"
+        with file.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["text", "label"])
+            for row in range(30):
+                writer.writerow([f"it was {row} {number}", labels[row % len(labels)]])
+        files.append(file)
+    return files
+
+
+def test_all_rows_of_a_nodes_own_file_are_its_own(tiny_text, own_files, tmp_path):
+    overrides = {
+        "federation.nodes": ",".join(NAMES),
+        "data.classes": "bad,good",
+        "data.path": "",
+        "run.results": str(tmp_path / "run"),
+    }
+    settings = tiny_text(overrides)
+    configs = [
+        {"name": name, "data-path": str(file)} for name, file in zip(NAMES, own_files, strict=True)
+    ]
+    own = run_in_process(settings, named_grid(settings, configs))
+    clients = read_results(own)["clients"]
+    assert [c["num_train"] + c["num_calibration"] + c["num_test"] for c in clients] == [30] * 3
+    listed = {"data.path": ",".join(map(str, own_files)), "data.partition": "whole"}
+    here = run_in_process(tiny_text(overrides | listed | {"run.results": str(tmp_path / "here")}))
+    for file in sorted(here.rglob("*.safetensors")):
+        assert (own / file.relative_to(here)).read_bytes() == file.read_bytes(), file
+
+
+def test_own_data_that_do_not_fit_are_the_nodes_fault(tiny_text, own_files, tmp_path):
+    own_files[1].write_text("words,label\na b,good\n")
+    own_files[2].write_text("text,label\na b,awful\n")
+    settings = tiny_text(
+        {
+            "federation.nodes": ",".join(NAMES),
+            "federation.min-reply-fraction": 0.3,
+            "data.classes": "bad,good",
+            "data.path": "",
+            "run.results": str(tmp_path / "run"),
+        }
+    )
+    configs = [
+        {"name": name, "data-path": str(file)} for name, file in zip(NAMES, own_files, strict=True)
+    ]
+    results = read_results(run_in_process(settings, named_grid(settings, configs)))
+    reasons = {entry["name"]: entry["reason"] for entry in results["refused"]}
+    assert f"node clinic-b (data-path {own_files[1]}): data.text-column" in reasons["clinic-b"]
+    assert "'awful', which data.classes does not name" in reasons["clinic-c"]
+    assert [entry["name"] for entry in results["clients"]] == ["clinic-a"]
+
+
+def test_digits_take_no_data_of_a_nodes_own(settings, tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\n")
+    configs = [{"name": "clinic-a", "data-path": str(file)}, *({"name": n} for n in NAMES[1:])]
+    results = read_results(run_in_process(settings, named_grid(settings, configs)))
+    (refused,) = results["refused"]
+    assert (refused["name"], refused["round"]) == ("clinic-a", 0)
+    assert "brings its own images" in refused["reason"]
