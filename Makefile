@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit slow style quality bench results clean
+.PHONY: help run deploy test unit slow style quality bench results clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 run: $(INSTALLED)  ## run the embedded default through flwr run; prints the results and where they are
 	@$(BIN)/python -m simulations.run --runtime flwr $(SETTINGS)
+
+deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperNodes (docs/deployment.md)
+	@$(BIN)/python -m simulations.deploy $(SETTINGS)
 
 test: $(INSTALLED)  ## unit and integration tests
 	@$(BIN)/python -m pytest -q -m 'not slow'

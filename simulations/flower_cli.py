@@ -41,7 +41,9 @@ def environment_of(home: Path, **more: str) -> dict[str, str]:
 def write_connection(home: Path, address: str, ca_certificate: Path | None = None) -> None:
     """Tell ``flwr`` commands whose home this is where the SuperLink is, and whom to trust."""
     home.mkdir(parents=True, exist_ok=True)
-    trust = "insecure = true" if ca_certificate is None else f'root-certificates = "{ca_certificate}"'
+    trust = (
+        "insecure = true" if ca_certificate is None else f'root-certificates = "{ca_certificate}"'
+    )
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "{CONNECTION}"\n\n'
         f'[superlink.{CONNECTION}]\naddress = "{address}"\n{trust}\n'

@@ -1,4 +1,4 @@
-"""Long-running processes of Flower: started with a log of their own, and ended with their family."""
+"""Long-running processes of Flower: each with a log of its own, ended with its whole family."""
 
 from __future__ import annotations
 

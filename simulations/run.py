@@ -93,6 +93,18 @@ def run_displayed(settings: Settings, display: LiveDisplay) -> Path:
         FLOWER_LOGGER.handlers = handlers
 
 
+def show(folder: Path, console: Console) -> None:
+    """Print the tables of a run, and where its report and results are."""
+    from potara_flwr.console import client_table, summary_table
+    from potara_flwr.results import read_results
+
+    results = read_results(folder)
+    console.print(client_table(results))
+    console.print(summary_table(results))
+    print(f"report: {folder / 'report.html'}")
+    print(f"results: {folder}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit status."""
     args = parse_arguments(arguments)
@@ -106,15 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: stopped by the user", file=sys.stderr)
         return 130
-
-    from potara_flwr.console import client_table, summary_table
-    from potara_flwr.results import read_results
-
-    results = read_results(folder)
-    console.print(client_table(results))
-    console.print(summary_table(results))
-    print(f"report: {folder / 'report.html'}")
-    print(f"results: {folder}")
+    show(folder, console)
     return 0
 
 

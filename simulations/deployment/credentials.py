@@ -1,6 +1,6 @@
-"""Certificates and keys: a certificate authority, a server's certificate, a key pair for each node.
+"""Certificates and keys: a certificate authority, a server's certificate, a key pair for a node.
 
-What ``docs/deployment.md`` does with openssl and ssh-keygen, for one machine: the private keys never
+What ``docs/deployment.md`` does with openssl and ssh-keygen, for one machine: private keys never
 leave the folder they are written to, and only their owner can read them.
 """
 
@@ -55,7 +55,9 @@ class Authority:
         file.write_bytes(self.certificate.public_bytes(Encoding.PEM))
         return file
 
-    def write_server(self, folder: Path, names: tuple[str, ...], addresses: tuple[str, ...]) -> None:
+    def write_server(
+        self, folder: Path, names: tuple[str, ...], addresses: tuple[str, ...]
+    ) -> None:
         """Write ``server.crt`` and ``server.key`` of a server that is reached by these DNS names and
         IP addresses: without them in the certificate no client connects.
         """
@@ -93,8 +95,8 @@ class Authority:
 
 
 def write_node_key(folder: Path) -> Path:
-    """Write a node's key pair as ``ssh-keygen -t ecdsa -b 384`` does: ``key`` and ``key.pub``; return
-    the private one.
+    """Write a node's key pair, ``key`` and ``key.pub``, as ``ssh-keygen -t ecdsa -b 384`` does;
+    return the private one.
     """
     key = ec.generate_private_key(CURVE)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

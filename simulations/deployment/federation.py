@@ -31,12 +31,15 @@ class Federation:
     Parameters
     ----------
     folder : Path
-        New or empty; gets certificates, keys, the database, and each process's log.
+        Gets certificates, keys, the database, and each process's log. Of an earlier federation in
+        it the nodes' states are left, so that a run can go on, and the logs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for file in folder.glob("state.db*"):
+            file.unlink()
         self.address = f"127.0.0.1:{free_port()}"
         self.nodes: dict[str, Service] = {}
         authority = Authority("Potara test federation")
@@ -81,7 +84,7 @@ class Federation:
             Whom it trusts; by default the federation's authority.
         """
         folder = self.folder / "nodes" / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         key = write_node_key(folder)
         if registered:
             flwr(["supernode", "register", f"{key}.pub", "--name", name], self.environment)

@@ -15,7 +15,7 @@ from potara_flwr.config import from_flat
 from potara_flwr.errors import RunError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results import read_results
-from simulations import flower_runtime
+from simulations import flower_cli, flower_runtime
 
 pytestmark = pytest.mark.integration
 
@@ -120,10 +120,10 @@ def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, befor
 
 
 def test_a_submission_that_fails_is_an_error(tiny, tmp_path, monkeypatch, before):
-    monkeypatch.setattr(flower_runtime, "PROJECT", tmp_path)
+    monkeypatch.setattr(flower_cli, "PROJECT", tmp_path)
     with (
         flower_runtime.superlink() as environment,
         pytest.raises(RunError, match="flwr run failed"),
     ):
-        flower_runtime.submit(tiny(), environment)
+        flower_cli.submit(tiny(), environment)
     assert set(leftovers()) == before
