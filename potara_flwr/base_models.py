@@ -10,12 +10,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import torch
-from datasets.fingerprint import Hasher
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -34,7 +33,13 @@ from transformers.utils import logging as transformers_logging
 
 from potara_flwr.config import ModelSettings, Settings
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
 from potara_flwr.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
 
 EMBEDDED = ("digits-vit",)
 
@@ -242,7 +247,9 @@ def tokenizer_of(model: str) -> tuple[PreTrainedTokenizerBase, str]:
     """Return the tokenizer of a model and a hash of all that decides its tokens."""
     tokenizer = load_tokenizer(model)
     # Before its first use, which leaves traces in it.
-    version = Hasher.hash([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer)])
+    version = datasets.fingerprint.Hasher.hash(
+        [type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer)]
+    )
     return tokenizer, version
 
 

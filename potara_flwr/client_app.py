@@ -75,7 +75,10 @@ def _handled(
     node = read_node(context.node_config)
     client = node.client(settings)
     try:
-        return handler(node.settings(settings, client), client, message, context)
+        settings = node.settings(settings, client)
+        if folder := node.state_folder:
+            workbench(settings).kept_in = folder / "data"
+        return handler(settings, client, message, context)
     except (SettingsError, StorageError) as error:
         if node.data_path or node.state_dir or settings.federation.names:
             raise node.fault(error, client) from None

@@ -343,8 +343,9 @@ def _client_ticks(axes: Axes, clients: list[dict[str, Any]]) -> None:
     """Name as many clients on the x axis as can be read."""
     places = range(0, len(clients), math.ceil(len(clients) / 25))
     names = [client_name(clients[i]) for i in places]
-    slanted = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 4 else {}
-    axes.set_xticks(places, names, **slanted)
+    axes.set_xticks(places, names)
+    if max(map(len, names)) > 4:
+        axes.tick_params(axis="x", rotation=30)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(clients) - 0.4)
     axes.set_xlabel("client")

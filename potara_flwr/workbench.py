@@ -11,6 +11,7 @@ from potara_flwr.base_models import find_device
 from potara_flwr.config import RunSettings, Settings
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import ClientData
+from potara_flwr.tasks.kept import kept_client
 
 
 class Workbench:
@@ -19,6 +20,8 @@ class Workbench:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.task = TASKS[settings.task.name]()
+        self.kept_in: Path | None = None
+        """Where samples are kept for the next process; None where nobody needs them."""
         self._clients: dict[int, ClientData] = {}
 
     @functools.cached_property
@@ -49,7 +52,11 @@ class Workbench:
     def client(self, client: int) -> ClientData:
         """Return the samples of a client."""
         if client not in self._clients:
-            self._clients[client] = self.task.load_client(self.settings, client)
+            self._clients[client] = (
+                self.task.load_client(self.settings, client)
+                if self.kept_in is None
+                else kept_client(self.kept_in, self.task, self.settings, client, code_version())
+            )
         return self._clients[client]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +19,12 @@ from potara_flwr.data.labels import classes_of, encode, label_values, named_clas
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, load_table
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
 
 
 def label_values(table: datasets.Dataset, column: str, where: str) -> list[Any]:

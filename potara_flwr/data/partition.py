@@ -6,22 +6,22 @@ itself: partitioning a data set of images opens no image.
 
 from __future__ import annotations
 
-import datasets
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from flwr_datasets.partitioner import (
-    DirichletPartitioner,
-    IidPartitioner,
-    LinearPartitioner,
-    NaturalIdPartitioner,
-    Partitioner,
-    PathologicalPartitioner,
-)
 from torch import Tensor
 
 from potara_flwr.config import DataSettings
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
 from potara_flwr.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import datasets
+    import flwr_datasets
+else:
+    datasets, flwr_datasets = lazy("datasets"), lazy("flwr_datasets")
 
 
 def partition(
@@ -50,9 +50,9 @@ def partition(
     table = datasets.Dataset.from_dict({"index": np.arange(len(keys)), "key": keys})
     if data.partition == "natural":
         return _natural(table.shuffle(seed=seed), clients)
-    partitioner: Partitioner
+    partitioner: flwr_datasets.partitioner.Partitioner
     if data.partition == "dirichlet":
-        partitioner = DirichletPartitioner(
+        partitioner = flwr_datasets.partitioner.DirichletPartitioner(
             num_partitions=clients,
             partition_by="key",
             alpha=data.alpha,
@@ -62,7 +62,7 @@ def partition(
         )
         remedy = f"with data.alpha={data.alpha}: raise data.alpha or lower data.num-clients"
     elif data.partition == "pathological":
-        partitioner = PathologicalPartitioner(
+        partitioner = flwr_datasets.partitioner.PathologicalPartitioner(
             num_partitions=clients,
             partition_by="key",
             num_classes_per_partition=data.classes_per_client,
@@ -75,7 +75,11 @@ def partition(
     else:
         # These two cut the samples as they come.
         table = table.shuffle(seed=seed)
-        kind = IidPartitioner if data.partition == "iid" else LinearPartitioner
+        kind = (
+            flwr_datasets.partitioner.IidPartitioner
+            if data.partition == "iid"
+            else flwr_datasets.partitioner.LinearPartitioner
+        )
         partitioner, remedy = kind(num_partitions=clients), "lower data.num-clients"
     partitioner.dataset = table
     try:
@@ -89,7 +93,7 @@ def partition(
 
 def _natural(table: datasets.Dataset, clients: int) -> list[Tensor]:
     """Give client k a share of the k-th key, in turn; those who share one share it IID."""
-    by_key = NaturalIdPartitioner(partition_by="key")
+    by_key = flwr_datasets.partitioner.NaturalIdPartitioner(partition_by="key")
     by_key.dataset = table
     keys = list(range(by_key.num_partitions))  # reads the data, so that the keys are known
     keys.sort(key=by_key.partition_id_to_natural_id.__getitem__)
@@ -103,13 +107,13 @@ def _natural(table: datasets.Dataset, clients: int) -> list[Tensor]:
                 f"{holders} clients share the {len(held)} samples of one value of "
                 "data.partition-column; lower data.num-clients"
             )
-        shares = IidPartitioner(num_partitions=holders)
+        shares = flwr_datasets.partitioner.IidPartitioner(num_partitions=holders)
         shares.dataset = held
         positions.append(torch.tensor(shares.load_partition(client // len(keys))["index"][:]))
     return positions
 
 
-def _positions(partitioner: Partitioner, clients: int) -> list[Tensor]:
+def _positions(partitioner: flwr_datasets.partitioner.Partitioner, clients: int) -> list[Tensor]:
     return [
         torch.tensor(partitioner.load_partition(client)["index"][:]) for client in range(clients)
     ]

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-from datasets.fingerprint import Hasher
+from potara_flwr.lazy import lazy
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
+
 
 Columns = dict[str, list[Any]]
 
@@ -29,7 +34,9 @@ def prepare_rows(
         All that ``prepare`` depends on besides its own source. The cache is keyed by them: hashing
         the function itself would hash a tokenizer, which changes when it is used.
     """
-    key = Hasher.hash([rows._fingerprint, inspect.getsource(prepare), decisive])
+    key = datasets.fingerprint.Hasher.hash(
+        [rows._fingerprint, inspect.getsource(prepare), decisive]
+    )
     return rows.map(
         prepare, batched=True, remove_columns=rows.column_names, new_fingerprint=key, desc=None
     )

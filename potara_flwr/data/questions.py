@@ -6,8 +6,8 @@ import difflib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +18,13 @@ from potara_flwr.data.examples import Example, Row, RowError, choice, open_quest
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, load_table
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
 from potara_flwr.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
 
 
 @dataclass(frozen=True)

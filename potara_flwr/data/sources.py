@@ -11,11 +11,15 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-
-import datasets
-from datasets.exceptions import DatasetGenerationError
+from typing import TYPE_CHECKING
 
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
@@ -64,7 +68,7 @@ def load_table(
             table = datasets.load_dataset(
                 path, name or None, split=split, revision=revision or None
             )
-    except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         raise SettingsError(f"{setting}: {where} cannot be read: {_reason(error)}") from None
     return table
 
@@ -116,7 +120,7 @@ def _reason(error: BaseException) -> str:
     """Return the first two lines of an error as one: `datasets` puts the remedy on the second."""
     if "corresponds to no data" in str(error):
         return "it has no rows"
-    if isinstance(error, DatasetGenerationError):
+    if isinstance(error, datasets.exceptions.DatasetGenerationError):
         error = error.__cause__ or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

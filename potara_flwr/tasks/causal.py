@@ -12,9 +12,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import datasets
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +27,9 @@ from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
 from potara_flwr.errors import SettingsError
 from potara_flwr.tasks.base import Batch, ClientData, Samples, split_client, take
+
+if TYPE_CHECKING:
+    import datasets
 
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import datasets
 from torch import Tensor, nn
 
 from potara_flwr.config import Settings
 from potara_flwr.data.clients import ClientRows
 from potara_flwr.tasks.base import ClientData, LogitsTask, Samples, split_client
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class Classification(LogitsTask):

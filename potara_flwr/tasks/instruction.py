@@ -26,7 +26,7 @@ from potara_flwr.tasks.text_metrics import METRICS
 class Instruction(Task):
     """Prompts with answers, of any kind of question.
 
-    Scoring decodes texts, so an instance scores with the settings it has last loaded a client for.
+    Scoring decodes texts, so an instance scores with the settings it has last loaded a model for.
     """
 
     auto_class = "AutoModelForCausalLM"
@@ -35,6 +35,7 @@ class Instruction(Task):
 
     def load_base_model(self, settings: Settings) -> nn.Module:
         """Load the language model."""
+        self.settings = settings
         return load_causal_lm(settings)
 
     def load_client(self, settings: Settings, client: int) -> ClientData:
@@ -50,7 +51,6 @@ class Instruction(Task):
                 f"task.model is {settings.task.model!r}, whose tokenizer has no end-of-text token, "
                 "with which task.name=instruction ends an answer"
             )
-        self.settings = settings
         return load_client(settings, client, instruct=True, score=settings.task.option_score)
 
     def collate(self, samples: Samples) -> Batch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import datasets
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from potara_flwr.base_models import load_config, load_text_classifier, tokenizer_of
@@ -12,6 +13,9 @@ from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.errors import SettingsError
 from potara_flwr.tasks.base import ClientData, Samples, by_length
 from potara_flwr.tasks.classification import Classification, client_data
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class TextClassification(Classification):

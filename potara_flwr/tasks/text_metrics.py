@@ -6,8 +6,11 @@ https://lightning.ai/docs/torchmetrics/stable/text/squad.html, …/text/rouge_sc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from torchmetrics.functional.text import rouge_score, squad
+from potara_flwr.lazy import lazy
+
+torchmetrics: Any = lazy("torchmetrics")
 
 Metric = Callable[[str, Sequence[str]], float]
 """Written answer, right answers → agreement with the one it agrees with most."""
@@ -19,7 +22,8 @@ def _squad(text: str, answers: Sequence[str], key: str) -> float:
         "text": list(answers),
     }
     written = {"prediction_text": text, "id": "0"}
-    return squad([written], [{"answers": right, "id": "0"}])[key].item() / 100
+    scores = torchmetrics.functional.text.squad([written], [{"answers": right, "id": "0"}])
+    return float(scores[key]) / 100
 
 
 def token_f1(text: str, answers: Sequence[str]) -> float:
@@ -34,8 +38,10 @@ def exact_match(text: str, answers: Sequence[str]) -> float:
 
 def rouge_l(text: str, answers: Sequence[str]) -> float:
     """Return the F measure of the longest common subsequence of words (ROUGE-L)."""
-    scores = rouge_score([text], [list(answers)], accumulate="best", rouge_keys="rougeL")
-    return scores["rougeL_fmeasure"].item()
+    scores = torchmetrics.functional.text.rouge_score(
+        [text], [list(answers)], accumulate="best", rouge_keys="rougeL"
+    )
+    return float(scores["rougeL_fmeasure"])
 
 
 METRICS: dict[str, Metric] = {"f1": token_f1, "exact-match": exact_match, "rouge-l": rouge_l}

@@ -58,8 +58,8 @@ class Authority:
     def write_server(
         self, folder: Path, names: tuple[str, ...], addresses: tuple[str, ...]
     ) -> None:
-        """Write ``server.crt`` and ``server.key`` of a server that is reached by these DNS names and
-        IP addresses: without them in the certificate no client connects.
+        """Write ``server.crt`` and ``server.key`` of a server that is reached by these DNS names
+        and IP addresses: without them in the certificate no client connects.
         """
         key = ec.generate_private_key(CURVE)
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
