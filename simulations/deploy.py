@@ -85,7 +85,7 @@ def deploy(settings: Settings, console: Console, *, keep_going: bool = False) ->
     with claimed_folder(settings, results), LiveDisplay(console) as display:
         display.say(f"starting a SuperLink, a superexec and {len(names)} SuperNodes")
         with federation(folder, names) as running:
-            display.say(f"{', '.join(names)} are connected to {running.address}; logs: {folder}")
+            display.say(f"connected to {running.address}: {', '.join(names)}; logs: {folder}")
             run_app(settings, running.environment, display, f"on {len(names)} SuperNodes")
             if keep_going:
                 wait(running, display)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -119,10 +120,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def stop_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End processes and everything they started: ask all of them first, then wait."""
-    family: list[psutil.Process] = []
-    for process in processes:
-        if process.poll() is None:
-            family += psutil.Process(process.pid).children(recursive=True)
+    family = [member for process in processes for member in _family(process)]
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -138,3 +136,19 @@ def stop_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _family(process: subprocess.Popen[bytes]) -> set[psutil.Process]:
+    """Return what a process has started: its children and theirs, and, where it has ended before
+    them, who is left of its process group.
+    """
+    family: set[psutil.Process] = set()
+    if process.poll() is None:
+        family.update(psutil.Process(process.pid).children(recursive=True))
+    for other in psutil.process_iter():
+        try:
+            if os.getpgid(other.pid) == process.pid != other.pid:
+                family.add(other)
+        except ProcessLookupError:  # it has just ended
+            continue
+    return family

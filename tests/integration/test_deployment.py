@@ -1,0 +1,104 @@
+"""A real federation: TLS, node keys, real SuperNodes. Equal bits, and who is not let in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from potara_flwr.config import from_flat
+from potara_flwr.in_process import run_in_process
+from potara_flwr.results import read_results
+from simulations.deployment.credentials import Authority
+from simulations.deployment.federation import federation
+from simulations.display import LiveDisplay
+from simulations.flower_cli import flwr, run_app
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("clinic-a", "clinic-b")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    before = flower_processes()
+    with federation(tmp_path_factory.mktemp("federation"), NAMES) as running:
+        yield running
+    assert flower_processes() == before
+
+
+def flower_processes() -> set[int]:
+    """Return the ids of the processes of Flower that run now."""
+    found = set()
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if any(name in command for name in ("flower-super", "flwr-clientapp", "flwr-serverapp")):
+            found.add(process.info["pid"])
+    return found
+
+
+def test_supernodes_give_the_bits_of_the_in_process_runtime(running, tiny, tmp_path):
+    overrides = {
+        "data.num-clients": 2,
+        "federation.nodes": ",".join(NAMES),
+        "federation.rounds": 1,
+        "federation.fraction-evaluate": 0.0,
+    }
+    settings = tiny({**overrides, "run.results": str(tmp_path / "real")})
+    with LiveDisplay(Console(quiet=True)) as display:
+        run_app(settings, running.environment, display, "on SuperNodes")
+    here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
+    real = read_results(tmp_path / "real")
+    assert real["digest"] == read_results(here)["digest"]
+    assert [client["name"] for client in real["clients"]] == list(NAMES)
+    kinds = [message["kind"] for message in real["communication"]["messages"]]
+    assert kinds == ["describe"] * 2 + ["train"] * 2 + ["personalize"] * 2
+    adapters = sorted((tmp_path / "real").rglob("adapter_model.safetensors"))
+    assert len(adapters) == 1 + 2 * 2
+    for file in adapters:
+        assert file.read_bytes() == (here / file.relative_to(tmp_path / "real")).read_bytes(), file
+    for node in running.nodes.values():
+        assert list((node.log.parent / "state" / "data").glob("client-*.safetensors"))
+
+
+def test_who_is_not_let_in(running):
+    unregistered = running.add_node("unregistered", {"name": "clinic-a"}, registered=False)
+    other = Authority("another").write(running.folder / "other.crt")
+    deceived = running.add_node("deceived", {"name": "clinic-b"}, ca_certificate=other)
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"http://{running.address}/health", trust_env=False)
+    unregistered.wait_for("Failed to activate SuperNode")
+    deceived.wait_for("CERTIFICATE_VERIFY_FAILED")
+    online = [node["status"] for node in flwr(["supernode", "list"], running.environment)["nodes"]]
+    assert sorted(online) == ["online", "online", "registered"]
+
+
+def test_private_keys_are_for_their_owner_alone(running):
+    keys = [running.folder / "server.key", *(running.folder / "nodes").glob("*/key")]
+    assert len(keys) >= 3
+    assert {oct(file.stat().st_mode & 0o777) for file in keys} == {"0o600"}
+
+
+def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
+    before = flower_processes()
+    with subprocess.Popen(
+        [sys.executable, "-m", "simulations.deploy", "--nodes", "1", "--results",
+         str(tmp_path / "run")],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("connected to 127.0.0.1:") for line in lines)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, "error: stopped by the user")
+    assert flower_processes() == before
+    assert not (tmp_path / "run").exists()
