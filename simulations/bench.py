@@ -1,19 +1,24 @@
-"""Measure what the runtimes cost over bare PyTorch, what a merge costs, and how memory grows.
+"""Measure what runtimes and messages cost over bare PyTorch, what a merge costs, how memory grows.
 
     python -m simulations.bench
+    python -m simulations.bench --only message
 
 Every figure is a ratio of two measurements of the same run of this program, taken in turn, so that
-a slow or busy machine slows both. Writes ``docs/benchmarks.md``. Takes about ten minutes.
+a slow or busy machine slows both. Writes ``docs/benchmarks.md``, where a part that is measured
+alone takes the place of its rows. All of it takes about ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,7 +31,9 @@ import psutil
 import torch
 from peft import get_peft_model
 from rich.console import Console
+from safetensors.torch import save_file
 
+from potara_flwr.base_models import find_model
 from potara_flwr.config import Settings, Value, from_flat
 from potara_flwr.results import read_results
 from potara_flwr.seeds import derive_seed
@@ -215,13 +222,75 @@ def memory_rows() -> list[Row]:
     ]
 
 
+BARE = """
+import sys, torch, transformers, peft
+transformers.AutoModelForImageClassification.from_pretrained(sys.argv[1])
+"""
+
+
+def message_rows(repeats: int) -> list[Row]:
+    """Measure a training message of one step in a fresh process, as on a SuperNode, over a process
+    that imports torch, transformers and peft and loads the base model.
+    """
+    overrides: dict[str, Value] = {"train.local-steps": 1}
+    settings = from_flat(overrides)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        initial = Workbench(settings).model.initial
+        save_file(initial, Path(folder) / "adapter.safetensors")
+        message = ["-m", "simulations.fresh_message", folder, json.dumps(overrides)]
+        bare = ["-c", BARE, find_model(settings.task.model)]
+
+        def seconds(arguments: list[str]) -> float:
+            # Processor time: an import is nothing else, and other processes do not add to it.
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(
+                [sys.executable, *arguments], env=environment, check=True, capture_output=True
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+        seconds(message)  # the first message of a node prepares its samples
+        pairs = [(seconds(message), seconds(bare)) for _ in range(2 * repeats + 1)]
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return [
+        Row(
+            "SuperNode: processor seconds of a message's process over import and load "
+            f"({ours:.1f} s over {theirs:.1f} s)",
+            [one / other for one, other in pairs],
+            None,
+        )
+    ]
+
+
+PARTS: dict[str, Callable[[int], list[Row]]] = {
+    "merge": lambda repeats: [merge_row()],
+    "runtimes": runtime_rows,
+    "message": message_rows,
+    "memory": lambda repeats: memory_rows(),
+}
+
+
+def with_rows(page: str, rows: list[Row]) -> list[str]:
+    """Return the lines of the table in ``page``, with those that were measured anew replaced."""
+
+    def what(line: str) -> str:
+        return line.split("|")[1].partition(" (")[0].strip()
+
+    lines = {what(line): line for line in page.splitlines() if line.startswith("| ")}
+    del lines["ratio"]
+    return list((lines | {what(str(row)): str(row) for row in rows}).values())
+
+
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=3, help="repeats of each runtime")
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
     args = parser.parse_args()
-    rows = [merge_row(), *runtime_rows(args.repeats), *memory_rows()]
-    lines = "\n".join(str(row) for row in rows)
+    parts = [args.only] if args.only else list(PARTS)
+    rows = [row for part in parts for row in PARTS[part](args.repeats)]
+    lines = "\n".join(with_rows(PAGE.read_text(), rows) if args.only else map(str, rows))
     PAGE.write_text(
         f"""# Benchmarks
 
@@ -229,6 +298,10 @@ Written by `make bench`, which measures each ratio's two sides in turn. Client w
 thread; `flwr run` with one Ray actor, so that both sides train one client after the other. The
 first round of a run, which loads everything, is left out. On {os.cpu_count()} cores
 ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}.
+
+A message on a SuperNode runs in a process of its own: it imports Flower (about a second), torch,
+transformers and peft, loads the base model, and trains. Flower adds waiting: a SuperNode looks for
+messages every 3 s.
 
 | ratio | median | range | aim | met |
 |---|---|---|---|---|
