@@ -143,14 +143,13 @@ class Roll:
             )
         there = len(self.descriptions)
         if there < self.needed:
-            reasons = [*self.faults.values(), *self.strangers]
-            missing = f"missing: {', '.join(self.absent())}" if there else "none of them takes part"
+            words = [f"none of the {num_clients} clients takes part"]
+            if there:
+                few = f"{there} of the {num_clients} clients take part, {self.needed} are needed"
+                words = [few, f"missing: {', '.join(self.absent())}"]
             raise RunError(
-                "; ".join(
-                    [f"{there} of the {num_clients} clients take part, {self.needed} are needed",
-                     missing, *dict.fromkeys(reasons)]
-                )
-            )  # fmt: skip
+                "; ".join([*words, *dict.fromkeys([*self.faults.values(), *self.strangers])])
+            )
         if there < num_clients:
             log(WARNING, "%d of %d clients take part%s", there, num_clients, self._remedy())
 
