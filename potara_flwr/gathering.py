@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from logging import WARNING
 
@@ -23,14 +23,17 @@ SAY_SECONDS = 10.0
 """How often a run that waits says for whom, and asks those anew that could not take part."""
 
 
-def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Description]:
+def gather_clients(
+    grid: MeteredGrid, settings: Settings, wanted: Collection[int] | None = None
+) -> dict[int, Description]:
     """Wait for the SuperNodes, ask each which client it is, and fill in ``grid.clients``.
 
     Goes on once every expected client is there or has said why it cannot be, once Flower says
     there will be no more nodes, or after ``federation.connect-timeout`` seconds. Who is left out is
     logged and stands in the results. While too few clients can take part
     (``federation.min-reply-fraction``) it waits until the limit, asking anew those that were at
-    fault: they may have been mended.
+    fault: they may have been mended. Where only some are ``wanted``, nobody else is waited for, and
+    one of them is enough.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def gather_clients(grid: MeteredGrid, settings: Settings) -> dict[int, Descripti
     RunError
         Too few clients can take part.
     """
-    roll = Roll(grid, settings)
+    roll = Roll(grid, settings, wanted)
     start = said = time.monotonic()
     while True:
         new = roll.ask()
@@ -68,6 +71,8 @@ class Roll:
 
     grid: MeteredGrid
     settings: Settings
+    wanted: Collection[int] | None = None
+    """The clients that are waited for; None is all."""
     descriptions: dict[int, Description] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
     """Client → why it cannot take part, by its own word."""
@@ -79,15 +84,19 @@ class Roll:
         self._known: set[int] = set()
         self._faulty: set[int] = set()
         self._announced = self.settings.data.num_clients
+        everybody = range(self.settings.data.num_clients)
+        self._awaited = set(everybody if self.wanted is None else self.wanted)
 
     @property
     def expected(self) -> int:
-        """How many clients could be there: all, or as many as there are nodes."""
-        return min(self._announced, self.settings.data.num_clients)
+        """How many clients could be there: all that are wanted, or as many as there are nodes."""
+        return min(self._announced, len(self._awaited))
 
     @property
     def needed(self) -> int:
         """How many clients must be there."""
+        if self.wanted is not None:
+            return 1
         return math.ceil(self.settings.federation.min_reply_fraction * self.expected)
 
     def ask(self) -> list[int]:
@@ -106,19 +115,20 @@ class Roll:
         SettingsError
             All expected clients have refused.
         """
-        settled = len(self.descriptions.keys() | self.faults.keys())
-        if self.names and settled >= self.expected and not self.descriptions:
+        settled = len(self._awaited & (self.descriptions.keys() | self.faults.keys()))
+        there = len(self._awaited & self.descriptions.keys())
+        if self.names and settled >= self.expected and not there:
             reasons = "; ".join(dict.fromkeys(self.faults.values()))
             raise SettingsError(f"every node refuses: {reasons}")
-        if settled >= self.expected and len(self.descriptions) >= self.needed:
+        if settled >= self.expected and there >= self.needed:
             return True
         # Nodes that are told how many there are all come from Flower's simulation, or are numbered.
         return not self.names and len(self._known) >= self._announced
 
     def absent(self) -> list[str]:
-        """Return the expected clients that are not there, by name."""
+        """Return the awaited clients that are not there, by name."""
         words = []
-        for client in sorted(set(range(self.settings.data.num_clients)) - set(self.descriptions)):
+        for client in sorted(self._awaited - self.descriptions.keys()):
             word = self.names[client] if self.names else f"client {client}"
             words.append(f"{word} (at fault)" if client in self.faults else word)
         return words
@@ -136,22 +146,20 @@ class Roll:
         RunError
             Too few clients are there.
         """
-        ledger, num_clients = self.grid.ledger, self.settings.data.num_clients
-        for client in sorted(set(range(num_clients)) - set(self.descriptions) - set(self.faults)):
-            ledger.miss(
-                client, 0, "describe", "; ".join(["no SuperNode is this client", *self.strangers])
-            )
-        there = len(self.descriptions)
+        awaited = len(self._awaited)
+        for client in sorted(self._awaited - self.descriptions.keys() - self.faults.keys()):
+            reason = "; ".join(["no SuperNode is this client", *self.strangers])
+            self.grid.ledger.miss(client, 0, "describe", reason)
+        there = len(self._awaited & self.descriptions.keys())
         if there < self.needed:
-            words = [f"none of the {num_clients} clients takes part"]
+            words = [f"none of the {awaited} clients takes part"]
             if there:
-                few = f"{there} of the {num_clients} clients take part, {self.needed} are needed"
+                few = f"{there} of the {awaited} clients take part, {self.needed} are needed"
                 words = [few, f"missing: {', '.join(self.absent())}"]
-            raise RunError(
-                "; ".join([*words, *dict.fromkeys([*self.faults.values(), *self.strangers])])
-            )
-        if there < num_clients:
-            log(WARNING, "%d of %d clients take part%s", there, num_clients, self._remedy())
+            reasons = dict.fromkeys([*self.faults.values(), *self.strangers])
+            raise RunError("; ".join([*words, *reasons]))
+        if there < awaited:
+            log(WARNING, "%d of %d clients take part%s", there, awaited, self._remedy())
 
     def _remedy(self) -> str:
         if self.names:

@@ -7,7 +7,6 @@ never took part can do it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -153,12 +152,11 @@ def _load_data(bench: Workbench, client: int | None, data: str) -> ClientData:
     place = str(Path(data).expanduser().absolute())
     own = settings.data.model_copy(
         update={
-            "path": place, "name": "", "datasets": "", "num_clients": 1, "partition": "iid",
-            "partition_column": "",
+            "path": place, "name": "", "datasets": "", "num_clients": number + 1,
+            "partition": "whole", "partition_column": "",
         }
     )  # fmt: skip
-    samples = bench.task.load_client(settings.model_copy(update={"data": own}), 0)
-    return dataclasses.replace(samples, client=number)
+    return bench.task.load_client(settings.model_copy(update={"data": own}), number)
 
 
 def _check_fits(adapter: Adapter, model: LoraModel, folder: Path) -> None:

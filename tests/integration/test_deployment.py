@@ -61,12 +61,17 @@ def test_supernodes_give_the_bits_of_the_in_process_runtime(running, tiny, tmp_p
     assert [client["name"] for client in real["clients"]] == list(NAMES)
     kinds = [message["kind"] for message in real["communication"]["messages"]]
     assert kinds == ["describe"] * 2 + ["train"] * 2 + ["personalize"] * 2
-    adapters = sorted((tmp_path / "real").rglob("adapter_model.safetensors"))
-    assert len(adapters) == 1 + 2 * 2
-    for file in adapters:
-        assert file.read_bytes() == (here / file.relative_to(tmp_path / "real")).read_bytes(), file
-    for node in running.nodes.values():
-        assert list((node.log.parent / "state" / "data").glob("client-*.safetensors"))
+    shared = Path("federated") / "adapter_model.safetensors"
+    assert (tmp_path / "real" / shared).read_bytes() == (here / shared).read_bytes()
+    for client, name in enumerate(NAMES):
+        state = running.folder / "nodes" / name / "state"
+        assert (state / "data" / f"client-{client}.safetensors").is_file()
+        (own,) = state.glob(f"*/{client}/personalized")
+        adapters = sorted(own.rglob("adapter_model.safetensors"))
+        assert len(adapters) == 2
+        for file in adapters:
+            twin = here / "clients" / str(client) / file.relative_to(own)
+            assert file.read_bytes() == twin.read_bytes(), file
 
 
 def test_who_is_not_let_in(running):

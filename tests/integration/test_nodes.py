@@ -42,7 +42,7 @@ def test_names_give_the_bits_of_numbers_whoever_joins_first(tiny, settings, tmp_
     assert [client["name"] for client in results["clients"]] == list(NAMES)
     assert [str(cell) for cell in client_table(results).columns[0].cells] == list(NAMES)
     here = run_in_process(tiny({"run.results": str(tmp_path / "here")}))
-    files = sorted(here.rglob("*.safetensors"))
+    files = sorted(here.rglob("adapter_model.safetensors"))
     assert len(files) == 1 + 2 * 3
     for file in files:
         assert (folder / file.relative_to(here)).read_bytes() == file.read_bytes(), file
@@ -151,7 +151,7 @@ def test_all_rows_of_a_nodes_own_file_are_its_own(tiny_text, own_files, tmp_path
     assert [c["num_train"] + c["num_calibration"] + c["num_test"] for c in clients] == [30] * 3
     listed = {"data.path": ",".join(map(str, own_files)), "data.partition": "whole"}
     here = run_in_process(tiny_text(overrides | listed | {"run.results": str(tmp_path / "here")}))
-    for file in sorted(here.rglob("*.safetensors")):
+    for file in sorted(here.rglob("adapter_model.safetensors")):
         assert (own / file.relative_to(here)).read_bytes() == file.read_bytes(), file
 
 
