@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--results", type=Path, metavar="FOLDER", help="results folder (default: results/<time>)"
     )
     parser.add_argument("settings", nargs="*", metavar="name=value", help="settings of the run")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def deployed_settings(words: Sequence[str], nodes: int) -> Settings:
