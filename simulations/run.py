@@ -8,12 +8,12 @@
 docs/settings.md, and hold over the preset's. Hydra reads them: a text with commas or spaces stands
 in quotes of its own, ``lora.target-modules="'q_proj,k_proj'"``. ``in-process`` calls the apps one
 client after the other in this process; ``flwr`` runs them through ``flwr run``, in parallel on Ray.
-Both give the same bits. The exit status is 0 if, and only if, there are results.
+Both give the same bits. The exit status is 0 if, and only if, there are results. It is the same
+command as ``potara run``.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from potara_flwr.config import Settings
-from potara_flwr.errors import PotaraError, SettingsError
+from potara_flwr.errors import SettingsError
 from simulations.composition import compose_settings
 from simulations.display import DisplayHandler, LiveDisplay
 
@@ -36,25 +36,6 @@ def new_folder() -> Path:
         folder = Path("results") / f"{stamp}_{number}"
         number += 1
     return folder
-
-
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m simulations.run",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--runtime", choices=["in-process", "flwr"], default="in-process", help="how to run"
-    )
-    parser.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="results folder (default: results/<time>)"
-    )
-    parser.add_argument("settings", nargs="*", metavar="name=value", help="settings of the run")
-    return parser.parse_args(arguments)
 
 
 def placed(settings: Settings, results: Path | None) -> Settings:
@@ -105,21 +86,24 @@ def show(folder: Path, console: Console) -> None:
     print(f"results: {folder}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; return the exit status."""
-    args = parse_arguments(arguments)
+def run_and_show(words: Sequence[str], runtime: str, results: Path | None) -> None:
+    """Run with the settings of a command line, and show what came out.
+
+    Raises
+    ------
+    PotaraError
+        A setting is wrong, or the run failed.
+    """
     console = Console()
-    try:
-        settings = compose_settings(args.settings)
-        folder = run(placed(settings, args.results), args.runtime, console)
-    except PotaraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped by the user", file=sys.stderr)
-        return 130
-    show(folder, console)
-    return 0
+    settings = placed(compose_settings(words), results)
+    show(run(settings, runtime, console), console)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be ``potara run``; return the exit status."""
+    from simulations.command.main import main as potara
+
+    return potara(["run", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":
