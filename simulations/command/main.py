@@ -18,6 +18,7 @@ import typer
 
 from potara_flwr import __version__
 from potara_flwr.errors import PotaraError
+from simulations.command.doctor import doctor
 from simulations.command.report import report
 from simulations.command.run import run
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (run, report):
+for subcommand in (run, report, doctor):
     app.command()(subcommand)
 
 
@@ -58,6 +59,7 @@ def potara(
 
     \b
     Example:
+      potara doctor
       potara run seed=3 federation.rounds=5
       potara report results/2026-11-24_10-14-30
     """

@@ -1,0 +1,65 @@
+"""``potara`` as a process: run, report what was stored, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_words import words_of
+
+from potara_flwr.results import read_results
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+POTARA = [sys.executable, "-m", "simulations.command"]
+
+
+def potara(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*POTARA, *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_run_and_its_report(tiny, tmp_path):
+    folder = tmp_path / "out"
+    ran = potara("run", "--results", str(folder), *words_of(tiny()))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == f"results: {folder}"
+    page, results = (folder / "report.html").read_bytes(), read_results(folder)
+    figures = {file.name: file.read_bytes() for file in (folder / "figures").iterdir()}
+
+    (folder / "report.html").unlink()
+    for file in (folder / "figures").iterdir():
+        file.unlink()
+    reported = potara("report", str(folder))
+
+    assert reported.returncode == 0, reported.stderr
+    assert (folder / "report.html").read_bytes() == page
+    assert {file.name: file.read_bytes() for file in (folder / "figures").iterdir()} == figures
+    assert read_results(folder) == results
+    tables = ran.stdout[ran.stdout.index("Each client") :]
+    assert reported.stdout == tables
+
+
+def test_ctrl_c_ends_a_run_with_one_line_and_130(tiny, tmp_path):
+    words = words_of(tiny({"federation.rounds": 10_000}))
+    environment = {name: value for name, value in os.environ.items() if name != "POTARA_TRACEBACK"}
+    with subprocess.Popen(
+        [*POTARA, "run", "--results", str(tmp_path / "out"), *words],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Python ignores the signal where its parent does, as a shell has it of background jobs.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        try:
+            assert any("progress: round 2/" in line for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said == "error: stopped by the user\n"
