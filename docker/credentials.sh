@@ -1,0 +1,61 @@
+#!/bin/sh
+# Make what a federation's processes identify themselves by, a folder for each, unless it is there.
+#
+#   credentials.sh FOLDER NODE…
+#
+#   superlink/   ca.crt, server.crt, server.key, superexec.secret
+#   superexec/   ca.crt, superexec.secret
+#   client/      ca.crt and each node's public key: for the roles register and run
+#   NODE/        ca.crt, key, key.pub
+#
+# POTARA_NAMES says by which names and addresses the SuperLink is reached. The authority's own key
+# is thrown away: to renew, or to change the names, delete superlink/ and run this again, which gives
+# every process a new ca.crt. A node's key is made once; delete its folder for another.
+set -eu
+umask 077
+
+folder=$1
+shift
+names=${POTARA_NAMES:-DNS:superlink,DNS:localhost,IP:127.0.0.1}
+days=${POTARA_DAYS:-365}
+new=$folder/superlink.new
+
+# openssl tells on stderr what goes well, too.
+quietly() {
+    said=$("$@" 2>&1) || {
+        echo "error: $said" >&2
+        exit 1
+    }
+}
+
+# Moved into place when it is whole, so that what was interrupted is made again.
+if [ ! -d "$folder/superlink" ]; then
+    rm -rf "$new"
+    mkdir -p "$new" "$folder/superexec" "$folder/client"
+    quietly openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -sha256 -days "$days" \
+        -subj "/CN=Potara federation" -addext "keyUsage=critical,keyCertSign,cRLSign" \
+        -keyout "$new/ca.key" -out "$new/ca.crt"
+    quietly openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc \
+        -subj "/CN=superlink" -keyout "$new/server.key" -out "$new/server.csr"
+    printf '%s\n' "subjectAltName=$names" "basicConstraints=critical,CA:FALSE" \
+        "authorityKeyIdentifier=keyid" "extendedKeyUsage=serverAuth" >"$new/server.ext"
+    quietly openssl x509 -req -sha256 -days "$days" -in "$new/server.csr" -extfile "$new/server.ext" \
+        -CA "$new/ca.crt" -CAkey "$new/ca.key" -CAcreateserial -out "$new/server.crt"
+    openssl rand -hex 32 | tr -d '\n' >"$new/superexec.secret"
+    rm -f "$new/ca.key" "$new/ca.srl" "$new/server.csr" "$new/server.ext"
+    mv "$new" "$folder/superlink"
+    echo "superlink: certificate for $names, $days days"
+fi
+cp "$folder/superlink/ca.crt" "$folder/superlink/superexec.secret" "$folder/superexec"
+cp "$folder/superlink/ca.crt" "$folder/client"
+
+for node in "$@"; do
+    if [ ! -f "$folder/$node/key.pub" ]; then
+        rm -rf "${folder:?}/$node"
+        mkdir -p "$folder/$node"
+        ssh-keygen -q -t ecdsa -b 384 -N '' -C "$node" -f "$folder/$node/key"
+        echo "$node: key"
+    fi
+    cp "$folder/superlink/ca.crt" "$folder/$node"
+    cp "$folder/$node/key.pub" "$folder/client/$node.pub"
+done
