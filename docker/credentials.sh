@@ -1,12 +1,13 @@
 #!/bin/sh
-# Make what a federation's processes identify themselves by, a folder for each, unless it is there.
+# Make what a federation's processes identify themselves by, a folder for each, unless it is there:
+# what docs/deployment.md does by hand.
 #
 #   credentials.sh FOLDER NODE…
 #
 #   superlink/   ca.crt, server.crt, server.key, superexec.secret
 #   superexec/   ca.crt, superexec.secret
 #   client/      ca.crt and each node's public key: for the roles register and run
-#   NODE/        ca.crt, key, key.pub
+#   NODE/        ca.crt, node.key, node.key.pub
 #
 # POTARA_NAMES says by which names and addresses the SuperLink is reached. The authority's own key
 # is thrown away: to renew, or to change the names, delete superlink/ and run this again, which gives
@@ -32,15 +33,16 @@ quietly() {
 if [ ! -d "$folder/superlink" ]; then
     rm -rf "$new"
     mkdir -p "$new" "$folder/superexec" "$folder/client"
-    quietly openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -sha256 -days "$days" \
-        -subj "/CN=Potara federation" -addext "keyUsage=critical,keyCertSign,cRLSign" \
-        -keyout "$new/ca.key" -out "$new/ca.crt"
-    quietly openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc \
-        -subj "/CN=superlink" -keyout "$new/server.key" -out "$new/server.csr"
+    quietly openssl ecparam -name secp384r1 -genkey -noout -out "$new/ca.key"
+    quietly openssl req -x509 -new -key "$new/ca.key" -sha256 -days "$days" \
+        -subj "/CN=Potara federation" -addext "basicConstraints=critical,CA:TRUE,pathlen:0" \
+        -addext "keyUsage=critical,keyCertSign,cRLSign" -out "$new/ca.crt"
+    quietly openssl ecparam -name secp384r1 -genkey -noout -out "$new/server.key"
+    quietly openssl req -new -key "$new/server.key" -subj "/CN=superlink" -out "$new/server.csr"
     printf '%s\n' "subjectAltName=$names" "basicConstraints=critical,CA:FALSE" \
         "authorityKeyIdentifier=keyid" "extendedKeyUsage=serverAuth" >"$new/server.ext"
-    quietly openssl x509 -req -sha256 -days "$days" -in "$new/server.csr" -extfile "$new/server.ext" \
-        -CA "$new/ca.crt" -CAkey "$new/ca.key" -CAcreateserial -out "$new/server.crt"
+    quietly openssl x509 -req -in "$new/server.csr" -CA "$new/ca.crt" -CAkey "$new/ca.key" \
+        -CAcreateserial -sha256 -days "$days" -extfile "$new/server.ext" -out "$new/server.crt"
     openssl rand -hex 32 | tr -d '\n' >"$new/superexec.secret"
     rm -f "$new/ca.key" "$new/ca.srl" "$new/server.csr" "$new/server.ext"
     mv "$new" "$folder/superlink"
@@ -50,12 +52,12 @@ cp "$folder/superlink/ca.crt" "$folder/superlink/superexec.secret" "$folder/supe
 cp "$folder/superlink/ca.crt" "$folder/client"
 
 for node in "$@"; do
-    if [ ! -f "$folder/$node/key.pub" ]; then
+    if [ ! -f "$folder/$node/node.key.pub" ]; then
         rm -rf "${folder:?}/$node"
         mkdir -p "$folder/$node"
-        ssh-keygen -q -t ecdsa -b 384 -N '' -C "$node" -f "$folder/$node/key"
+        ssh-keygen -q -t ecdsa -b 384 -N '' -C "$node" -f "$folder/$node/node.key"
         echo "$node: key"
     fi
     cp "$folder/superlink/ca.crt" "$folder/$node"
-    cp "$folder/$node/key.pub" "$folder/client/$node.pub"
+    cp "$folder/$node/node.key.pub" "$folder/client/$node.pub"
 done

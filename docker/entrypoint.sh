@@ -14,7 +14,7 @@
 set -eu
 
 credentials=${POTARA_CREDENTIALS:-/credentials}
-superlink=${POTARA_SUPERLINK:-superlink:8000}
+superlink=${POTARA_SUPERLINK:-superlink:8443}
 health=${POTARA_HEALTH:-127.0.0.1:8001}
 state=${POTARA_STATE:-/var/lib/potara}
 here=$(dirname "$(readlink -f "$0")")
@@ -70,7 +70,7 @@ superexec)
 supernode)
     set -- flower-supernode --superlink "$superlink" \
         --root-certificates "$credentials/ca.crt" \
-        --auth-supernode-private-key "$credentials/key" \
+        --auth-supernode-private-key "$credentials/node.key" \
         --node-config "${POTARA_NODE:?says what this node is, e.g. name=\"node-0\"}" \
         --health-server-address "$health" "$@"
     ;;

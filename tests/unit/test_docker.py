@@ -101,6 +101,11 @@ def test_compose_is_as_the_specification_has_it():
     assert not validator.is_valid({"services": {"a": {"comand": "b"}}})
 
 
+def test_no_port_is_open_to_the_outside():
+    # Whoever reaches the SuperLink's control API can have every node run code.
+    assert not any("ports" in service for service in SERVICES.values())
+
+
 def test_what_a_service_names_is_there(credentials):
     mounted = set()
     for name, service in SERVICES.items():
@@ -157,7 +162,7 @@ def test_roles_find_their_credentials_and_nothing_else(credentials):
         used = {Path(word) for word in words if word.startswith(str(folder))}
         assert used
         assert all(file.is_file() for file in used)
-        assert {file.name for file in folder.iterdir()} - {"key.pub"} == {f.name for f in used}
+        assert {file.name for file in folder.iterdir()} - {"node.key.pub"} == {f.name for f in used}
     assert {file.name for file in (credentials / "client").iterdir()} == {
         "ca.crt", *(f"{name}.pub" for name in NODES),
     }  # fmt: skip
@@ -185,13 +190,11 @@ def test_flower_can_read_the_command_of_a_role(role):
     assert read["health_server_address"] == "127.0.0.1:8001"
     assert not read.get("insecure")
     if role == "superlink":
-        assert (read["host"], read["port"], read["isolation"]) == ("0.0.0.0", 8000, "process")
+        assert (read["host"], read["port"], read["isolation"]) == ("0.0.0.0", 8443, "process")
         assert read["enable_supernode_auth"]
-        (published,) = SERVICES["superlink"]["ports"]
-        assert published.rpartition(":")[2] == str(read["port"])
     if role == "supernode":
         assert read["node_config"] == 'name="a" partition-id=0'
-        assert read["superlink"] == "superlink:8000"
+        assert read["superlink"] == "superlink:8443"
 
 
 def test_further_words_go_to_the_command():
@@ -216,7 +219,7 @@ def test_credentials_are_what_flower_reads(credentials):
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["superlink", "localhost"]
     for name in NODES:
-        private = load_ssh_private_key((credentials / name / "key").read_bytes(), None)
+        private = load_ssh_private_key((credentials / name / "node.key").read_bytes(), None)
         public = load_ssh_public_key((credentials / "client" / f"{name}.pub").read_bytes())
         assert private.public_key() == public
         assert public.curve.name == "secp384r1"
@@ -260,7 +263,7 @@ def test_credentials_are_made_once(tmp_path):
     (tmp_path / "superlink").rename(tmp_path / "superlink.new")  # as if it had been interrupted
     again = make("a")
     assert again["superlink/ca.crt"] == again["a/ca.crt"] != first["superlink/ca.crt"]
-    assert again["a/key"] == first["a/key"]
+    assert again["a/node.key"] == first["a/node.key"]
 
 
 def test_credentials_that_cannot_be_made_say_why(tmp_path):
