@@ -15,7 +15,7 @@ from run_words import words_of
 from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results import read_results
-from simulations.processes import free_port, stop_all
+from simulations import processes
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ class Containers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.superlink = f"localhost:{free_port()}"
+        self.superlink = f"localhost:{processes.free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def environment(self, name: str, **variables: str) -> dict[str, str]:
@@ -43,7 +43,8 @@ class Containers:
             "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "PYTHONUNBUFFERED": "1",
             "POTARA_HOST": "127.0.0.1", "POTARA_SUPERLINK": self.superlink,
-            "POTARA_STATE": str(home), "POTARA_CREDENTIALS": str(self.folder / "credentials" / name),
+            "POTARA_STATE": str(home),
+            "POTARA_CREDENTIALS": str(self.folder / "credentials" / name),
             **variables,
         }  # fmt: skip
 
@@ -56,7 +57,9 @@ class Containers:
 
     def start(self, *words: str, name: str, **variables: str) -> None:
         """Start a role that stays, and wait until it says that it is well."""
-        environment = self.environment(name, POTARA_HEALTH=f"127.0.0.1:{free_port()}", **variables)
+        environment = self.environment(
+            name, POTARA_HEALTH=f"127.0.0.1:{processes.free_port()}", **variables
+        )
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [ROOT / "docker" / "entrypoint.sh", *words], cwd=self.folder, env=environment,
@@ -77,7 +80,7 @@ def containers(tmp_path):
     try:
         yield running
     finally:
-        stop_all(running.processes)
+        processes.stop_all(running.processes)
     assert not any(psutil.pid_exists(process.pid) for process in running.processes)
 
 
@@ -93,11 +96,16 @@ def test_a_federation_of_containers_gives_the_bits_of_one_process(tiny, containe
     containers.start("superexec", name="superexec")
     for node in NODES:
         config = f'name="{node}" state-dir="{folder / node / "state"}"'
-        port = str(free_port())
+        port = str(processes.free_port())
         containers.start("supernode", "--port", port, name=node, POTARA_NODE=config)
 
     settings = tiny(
-        {"data.num-clients": 2, "federation.nodes": ",".join(NODES), "federation.rounds": 1}
+        {
+            "data.num-clients": 2,
+            "federation.nodes": ",".join(NODES),
+            "federation.rounds": 1,
+            "federation.fraction-evaluate": 0.0,
+        }
     )
     words = words_of(settings)
     ran = containers.task("run", *words, f"run.results='{folder / 'out'}'", name="client")
@@ -107,6 +115,6 @@ def test_a_federation_of_containers_gives_the_bits_of_one_process(tiny, containe
     here = run_in_process(from_flat({**settings.to_flat(), "run.results": str(folder / "here")}))
     assert read_results(folder / "out")["digest"] == read_results(here)["digest"]
 
-    wrong = containers.task("run", *words, "task.model=/no/model", name="client")
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: ")
+    again = containers.task("run", *words, "lora.rnk=2", name="client")
+    assert again.returncode == 1
+    assert again.stderr == "error: unknown setting 'lora.rnk'; did you mean lora.rank?\n"
