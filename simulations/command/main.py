@@ -15,10 +15,12 @@ from typing import Annotated
 
 import click
 import typer
+import typer.core
 
 from potara_flwr import __version__
 from potara_flwr.errors import PotaraError
 from simulations.command.doctor import doctor
+from simulations.command.personalize import personalize
 from simulations.command.report import report
 from simulations.command.run import run
 
@@ -28,6 +30,15 @@ TRACEBACK = "POTARA_TRACEBACK"
 INTERRUPTED = 130
 """Exit status of what Ctrl-C has ended, by the shell's custom: 128 + SIGINT."""
 
+
+class PlainCommand(typer.core.TyperCommand):
+    """A command whose help is plain text: Typer escapes brackets for rich, which stays out here."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+
 app = typer.Typer(
     name="potara",
     rich_markup_mode=None,
@@ -35,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (run, report, doctor):
-    app.command()(subcommand)
+for subcommand in (run, report, personalize, doctor):
+    app.command(cls=PlainCommand)(subcommand)
 
 
 def show_version(wanted: bool) -> None:

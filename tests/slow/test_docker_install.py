@@ -1,7 +1,7 @@
 """The builder's RUN lines of the Dockerfile, in an environment and a folder of their own.
 
-Minutes, and a gigabyte from the package index; torch's CPU wheels from ``TORCH_INDEX_URL``, or where
-pip is told to look. ``apt-get`` and ``useradd``, of the second stage, are not replayed.
+Minutes, and a gigabyte from the package index; torch's CPU wheels from ``TORCH_INDEX_URL``, or
+where pip is told to look. ``apt-get`` and ``useradd``, of the second stage, are not replayed.
 """
 
 from __future__ import annotations
