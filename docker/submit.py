@@ -16,24 +16,24 @@ from simulations.flower_cli import environment_of, run_app
 from potara_flwr.errors import PotaraError
 from simulations.composition import compose_settings
 from simulations.display import LiveDisplay
-from simulations.run import show, with_folder
+from simulations.run import placed, show
 
 
 def main(words: list[str]) -> int:
     """Run; return the exit status."""
     console = Console()
     try:
-        settings = with_folder(compose_settings(words), None)
+        settings = placed(compose_settings(words), None)
         environment = environment_of(Path(os.environ["FLWR_HOME"]))
         with LiveDisplay(console) as display:
-            run_app(settings, environment, display, "submitted")
+            folder = run_app(settings, environment, display, "submitted")
     except PotaraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: stopped by the user; the run goes on: flwr stop ends it", file=sys.stderr)
         return 130
-    show(Path(settings.run.results), console)
+    show(folder, console)
     return 0
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from run_words import words_of
 
+from potara_flwr.config import from_flat
+from potara_flwr.in_process import run_in_process
 from potara_flwr.results import read_results
 
 pytestmark = pytest.mark.integration
@@ -44,6 +46,20 @@ def test_a_run_and_its_report(tiny, tmp_path):
     assert read_results(folder) == results
     tables = ran.stdout[ran.stdout.index("Each client") :]
     assert reported.stdout == tables
+
+
+def test_a_client_of_a_run_is_personalized_without_a_server(tiny, tmp_path):
+    mine = tmp_path / "mine"
+    settings = from_flat(tiny().to_flat() | {"run.results": str(tmp_path / "out")})
+    folder = run_in_process(settings)
+    done = potara("personalize", "--federated", str(folder), "--client", "1", "--out", str(mine))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"results: {mine}"
+    for name in ("adapter_model.safetensors", "local/adapter_model.safetensors"):
+        assert (mine / name).read_bytes() == (folder / "clients" / "1" / name).read_bytes()
+    again = potara("personalize", "--federated", str(folder), "--client", "1", "--out", str(mine))
+    assert again.returncode == 1
+    assert again.stderr == f"error: {mine} is in use; name a new folder\n"
 
 
 def test_ctrl_c_ends_a_run_with_one_line_and_130(tiny, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -16,19 +14,17 @@ from simulations.command.personalize import summary_of
 
 @pytest.fixture
 def offline(monkeypatch):
-    """The function behind the command, replaced by one that notes what it is called with."""
-    module = types.ModuleType("potara_flwr.offline")
-    module.calls = []
+    """The function behind the command, replaced by one; returns what it is called with."""
+    calls = []
 
     def personalize_offline(federated, out, *, client=None, data="", model=""):
         if not data and client is None:
             raise SettingsError("name the client's number in the run, or data of your own")
-        module.calls.append((federated, out, client, data, model))
+        calls.append((federated, out, client, data, model))
         return example_results(clients=1)["clients"][0]
 
-    module.personalize_offline = personalize_offline
-    monkeypatch.setitem(sys.modules, "potara_flwr.offline", module)
-    return module
+    monkeypatch.setattr("potara_flwr.offline.personalize_offline", personalize_offline)
+    return calls
 
 
 def test_words_reach_the_function_and_scores_come_back(offline, tmp_path, monkeypatch, capsys):
@@ -37,7 +33,7 @@ def test_words_reach_the_function_and_scores_come_back(offline, tmp_path, monkey
     assert command.main([*words, "--data", "rows.csv", "--model", "base"]) == 0
     assert command.main([*words, "--client", "3"]) == 0
     where = (tmp_path / "run", tmp_path / "mine")
-    assert offline.calls == [(*where, None, "rows.csv", "base"), (*where, 3, "", "")]
+    assert offline == [(*where, None, "rows.csv", "base"), (*where, 3, "", "")]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("personalized: ")
     assert lines[1] == f"results: {tmp_path / 'mine'}"
@@ -51,7 +47,7 @@ def test_wrong_words_are_one_line(offline, capsys):
     assert "'--client'" in capsys.readouterr().err
     assert command.main(words) == 1
     assert capsys.readouterr().err.startswith("error: name the client's number")
-    assert offline.calls == []
+    assert offline == []
     assert not Path("mine").exists()
 
 
