@@ -47,7 +47,7 @@ ENV PATH=/opt/potara/bin:$PATH \
 USER 10001
 WORKDIR /var/lib/potara
 VOLUME /var/lib/potara
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --start-interval=2s \
     CMD ["python", "/app/docker/health.py"]
 ENTRYPOINT ["/app/docker/entrypoint.sh"]
 CMD ["--help"]
