@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from potara_flwr.errors import PotaraError
-from simulations import flower_cli
 from simulations.composition import compose_settings
 from simulations.display import LiveDisplay
+from simulations.flower_cli import environment_of, run_app
 from simulations.run import placed, show
 
 
@@ -24,9 +24,9 @@ def main(words: list[str]) -> int:
     console = Console()
     try:
         settings = placed(compose_settings(words), None)
-        environment = flower_cli.environment_of(Path(os.environ["FLWR_HOME"]))
+        environment = environment_of(Path(os.environ["FLWR_HOME"]))
         with LiveDisplay(console) as display:
-            folder = flower_cli.run_app(settings, environment, display, "submitted")
+            folder = run_app(settings, environment, display, "submitted")
     except PotaraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ from run_words import words_of
 from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results import read_results
-from simulations import processes
+from simulations.processes import free_port, stop_all
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ class Containers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.superlink = f"localhost:{processes.free_port()}"
+        self.superlink = f"localhost:{free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def environment(self, name: str, **variables: str) -> dict[str, str]:
@@ -57,9 +57,7 @@ class Containers:
 
     def start(self, *words: str, name: str, **variables: str) -> None:
         """Start a role that stays, and wait until it says that it is well."""
-        environment = self.environment(
-            name, POTARA_HEALTH=f"127.0.0.1:{processes.free_port()}", **variables
-        )
+        environment = self.environment(name, POTARA_HEALTH=f"127.0.0.1:{free_port()}", **variables)
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [ROOT / "docker" / "entrypoint.sh", *words], cwd=self.folder, env=environment,
@@ -80,7 +78,7 @@ def containers(tmp_path):
     try:
         yield running
     finally:
-        processes.stop_all(running.processes)
+        stop_all(running.processes)
     assert not any(psutil.pid_exists(process.pid) for process in running.processes)
 
 
@@ -96,7 +94,7 @@ def test_a_federation_of_containers_gives_the_bits_of_one_process(tiny, containe
     containers.start("superexec", name="superexec")
     for node in NODES:
         config = f'name="{node}" state-dir="{folder / node / "state"}"'
-        port = str(processes.free_port())
+        port = str(free_port())
         containers.start("supernode", "--port", port, name=node, POTARA_NODE=config)
 
     settings = tiny(

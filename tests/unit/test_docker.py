@@ -22,10 +22,13 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from flwr.common.config import parse_config_args
 from flwr.supercore.grpc_health import run_health_server_grpc_no_tls
 
 from potara_flwr import __version__
 from potara_flwr.config import schema
+from potara_flwr.node import read_node
+from simulations.composition import compose_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -143,13 +146,14 @@ def test_nodes_are_those_that_the_run_expects():
     assert len(NODES) == 3
     assert SERVICES["credentials"]["command"][1:] == NODES
     for name in NODES:
-        assert SERVICES[name]["environment"]["POTARA_NODE"].split()[0] == f'name="{name}"'
+        node = read_node(parse_config_args([SERVICES[name]["environment"]["POTARA_NODE"]]))
+        assert node.name == name
+        assert str(node.state_folder).startswith(f"{STATE}/")
         assert name in SERVICES["run"]["depends_on"]
         assert {"source": name} in [{"source": v["source"]} for v in SERVICES[name]["volumes"]]
-    settings = dict(word.split("=") for word in SERVICES["run"]["entrypoint"][2:])
-    assert settings == {
-        "data.num-clients": str(len(NODES)), "federation.nodes": f"'{','.join(NODES)}'",
-    }  # fmt: skip
+    assert SERVICES["run"]["entrypoint"][1] == "run"
+    settings = compose_settings(SERVICES["run"]["entrypoint"][2:])
+    assert settings.federation.names == tuple(NODES)
 
 
 def test_roles_find_their_credentials_and_nothing_else(credentials):
