@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,32 @@ def weighted_average(updates: Sequence[Mapping[str, NDArray]], weights: Sequence
             for update, weight in zip(updates, weights, strict=True)
         ).astype(first.dtype)  # type: ignore[union-attr]
         for name, first in updates[0].items()
+    }
+
+
+def mean_of_clipped(
+    start: Mapping[str, NDArray],
+    updates: Sequence[Mapping[str, NDArray]],
+    clipping_norm: float,
+    size: int,
+) -> Arrays:
+    """Return start + Σ clip(u_k − start) / size, where clip scales a change down to the norm.
+
+    ``size`` clients were asked, and one that has not answered counts as one that changes nothing:
+    with or without any one of them the result differs by at most ``clipping_norm`` / ``size``
+    (the estimator with a fixed denominator of arXiv 1710.06963, Lemma 1). Summed in the given order
+    in float64; the result has the dtypes of ``start``.
+    """
+    base = {name: array.astype(np.float64) for name, array in start.items()}
+    total = {name: np.zeros_like(array) for name, array in base.items()}
+    for update in updates:
+        change = {name: update[name].astype(np.float64) - array for name, array in base.items()}
+        norm = math.sqrt(sum(float(np.square(array).sum()) for array in change.values()))
+        scale = min(1.0, clipping_norm / norm) if norm else 1.0
+        for name, array in change.items():
+            total[name] += scale * array
+    return {
+        name: (base[name] + total[name] / size).astype(array.dtype) for name, array in start.items()
     }
 
 

@@ -47,6 +47,8 @@ class Progressed:
     """What it says of the communication, of refused replies and missing clients."""
     seconds: dict[str, float]
     """By phase."""
+    interruptions: int = 0
+    """Attempts that may have ended within a round whose average was sent already."""
 
 
 @dataclass(frozen=True)

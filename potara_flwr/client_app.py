@@ -25,9 +25,10 @@ from potara_flwr.client_state import (
     write,
 )
 from potara_flwr.client_store import State, check_writable, personalization_key
+from potara_flwr.clipping import clip_update
 from potara_flwr.config import Settings, from_flat
-from potara_flwr.entries import MOST_CHARACTERS, Description, Report, pack
-from potara_flwr.errors import NodeError, PotaraError, SettingsError, StorageError
+from potara_flwr.entries import Description, Report, pack
+from potara_flwr.errors import NodeError, PotaraError, SettingsError, StorageError, one_line
 from potara_flwr.methods import METHODS
 from potara_flwr.node import read_node
 from potara_flwr.saving import save_client
@@ -87,9 +88,9 @@ def _handled(
 
 def _refusal(error: PotaraError, message: Message) -> Message:
     """Return the reply that says what is wrong; ``describe`` also says with whom."""
-    line = " ".join(str(error).split())
+    line = one_line(str(error))
     if isinstance(error, NodeError) and message.metadata.message_type == "query.describe":
-        description = Description(client=error.client, fault=line[:MOST_CHARACTERS])
+        description = Description(client=error.client, fault=line)
         return Message(pack(description), reply_to=message)
     return Message(Error(USER_ERROR, line), reply_to=message)
 
@@ -120,7 +121,7 @@ def describe(settings: Settings, client: int, message: Message, context: Context
     return pack(description)
 
 
-@app.train()
+@app.train(mods=[clip_update])
 @answer
 def train_round(settings: Settings, client: int, message: Message, context: Context) -> RecordDict:
     """Take the local steps of one federated round."""
@@ -131,7 +132,13 @@ def train_round(settings: Settings, client: int, message: Message, context: Cont
     update = METHODS[settings.method].train_round(this, received, server_round)
     arrays, residuals = write(this, update.adapter, received, before.residuals)
     store.keep(State(server_round, this.kept, residuals, this.steps, this.seconds), before)
-    metrics = MetricRecord({"num-examples": num_samples(this.samples), "loss": update.loss})
+    metrics = MetricRecord(
+        {
+            "server-round": server_round,
+            "num-examples": num_samples(this.samples),
+            "loss": update.loss,
+        }
+    )
     return RecordDict({"arrays": arrays, "metrics": metrics})
 
 
@@ -146,7 +153,12 @@ def evaluate_round(
     received = read(this, message.content.array_records["arrays"])
     score = METHODS[settings.method].score_round(this, received)
     metrics = MetricRecord(
-        {"num-examples": score.num_samples, "loss": score.loss, "accuracy": score.accuracy}
+        {
+            "server-round": round_of(message),
+            "num-examples": score.num_samples,
+            "loss": score.loss,
+            "accuracy": score.accuracy,
+        }
     )
     return RecordDict({"metrics": metrics})
 
@@ -166,9 +178,9 @@ def personalize_client(
     key = personalization_key(received, state)
     folder = adapters_folder(settings, client, message, context)
     if (done := store.report(key)) and (folder / "README.md").is_file():
-        return pack(Report.model_validate(done))
+        return pack(Report.model_validate(done), round_of(message))
     outcome = METHODS[settings.method].personalize(this, received)
     save_client(folder, client, outcome, this.model, settings)
     report = Report.of(outcome, this.steps, this.seconds)
     store.finish(key, report.model_dump())
-    return pack(report)
+    return pack(report, round_of(message))

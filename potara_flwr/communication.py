@@ -14,12 +14,21 @@ from logging import WARNING
 from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.app.error import Error
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore import log
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.run import Run
+from google.protobuf.message import DecodeError
+
+from potara_flwr.errors import one_line
 
 POLL_SECONDS = 0.1
+MALFORMED = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, DecodeError,
+)  # fmt: skip
+"""What Flower and protobuf raise on bytes and numbers that are not what they should be."""
 KINDS = ("describe", "train", "evaluate", "personalize")
 """What a message can ask of a client, in the order of a round."""
 
@@ -155,9 +164,16 @@ class Ledger:
 
     def _absent(self, absences: list[Absence], word: str, absence: Absence) -> None:
         where = "" if not absence.round else f", round {absence.round}"
+        absence.reason = one_line(absence.reason)
         log(WARNING, "%s: %s, %s%s: %s", word, self.who(absence.client), absence.kind, where,
             absence.reason)  # fmt: skip
         absences.append(absence)
+
+
+def _unreadable(message: Message, error: Exception) -> Message:
+    """Return the error reply that stands for one that cannot be read."""
+    reason = f"its reply cannot be read: {type(error).__name__}: {error}"
+    return Message(Error(ErrorCode.UNKNOWN, reason), reply_to=message)
 
 
 def content_bytes(content: RecordDict) -> int:
@@ -195,6 +211,7 @@ class MeteredGrid(Grid):
         self.ledger = ledger
         self.clients = ledger.clients
         self.on_reply: Callable[[Message], None] = lambda reply: None
+        self._alone = False
 
     def set_run(self, run: Run) -> None:
         """Set the run of the inner grid."""
@@ -256,26 +273,70 @@ class MeteredGrid(Grid):
         if timeout is not None:
             for message in sent:
                 message.metadata.ttl = timeout
-        waiting = set(self.push_messages(sent))
-        replies: list[Message] = []
+        pushed = zip(self.push_messages(sent), sent, strict=False)
+        waiting = {message_id: message for message_id, message in pushed if message_id}
+        replies: dict[int, Message] = {}
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         while waiting and time.monotonic() < deadline:
-            arrived = list(self.pull_messages(waiting))
+            arrived = self._pull(waiting)
             for reply in arrived:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                exchange = exchanges[reply.metadata.src_node_id]
-                exchange.bytes_up = content_bytes(reply.content) if reply.has_content() else 0
-                self.on_reply(reply)
-            replies += arrived
+                answered = reply.metadata.reply_to_message_id
+                if answered not in waiting:
+                    self._refuse_unasked(reply, exchanges)
+                    continue
+                message = waiting.pop(answered)
+                exchange = exchanges[message.metadata.dst_node_id]
+                exchange.bytes_up, replies[exchange.node] = self._read(reply, message)
+                self.on_reply(replies[exchange.node])
             if not arrived:
                 time.sleep(POLL_SECONDS)
-        answered = {reply.metadata.src_node_id for reply in replies}
         for node, exchange in exchanges.items():
-            if node in self.clients and node not in answered:
+            if node in self.clients and node not in replies:
                 self.ledger.miss(
                     self.clients[node], exchange.round, exchange.kind, f"no reply in {timeout:g} s"
                 )
-        return sorted(replies, key=lambda reply: self._order(reply.metadata.src_node_id))
+        return [replies[node] for node in sorted(replies, key=self._order)]
+
+    def _pull(self, waiting: Mapping[str, Message]) -> list[Message]:
+        """Return the replies that have arrived.
+
+        Flower unpacks all replies of a request or, if one of them is malformed, raises and loses
+        them all. From then on each is asked for alone: the malformed one is an error reply, and for
+        those that were lost Flower itself has one.
+        """
+        arrived: list[Message] = []
+        for ids in [[message_id] for message_id in waiting] if self._alone else [list(waiting)]:
+            try:
+                arrived += self.pull_messages(ids)
+            except MALFORMED as error:
+                self._alone = True
+                if len(ids) == 1:
+                    arrived.append(_unreadable(waiting[ids[0]], error))
+        return arrived
+
+    def _read(self, reply: Message, message: Message) -> tuple[int, Message]:
+        """Return the bytes of a reply's content, and the reply, or an error reply in its place
+        where it does not come from the node that was asked.
+        """
+        node, source = message.metadata.dst_node_id, reply.metadata.src_node_id
+        if reply.has_error():  # Flower answers for a node whose reply it has lost
+            return 0, reply if source == node else Message(reply.error, reply_to=message)
+        try:
+            size = content_bytes(reply.content)
+        except MALFORMED as error:
+            return 0, _unreadable(message, error)
+        if source != node:
+            error_reply = Error(ErrorCode.UNKNOWN, f"node {source} has replied in its place")
+            return size, Message(error_reply, reply_to=message)
+        return size, reply
+
+    def _refuse_unasked(self, reply: Message, exchanges: Mapping[int, Exchange]) -> None:
+        """Write down a reply that nobody is waiting for: to another message, or a second one."""
+        node = reply.metadata.src_node_id
+        exchange = exchanges.get(node, next(iter(exchanges.values())))
+        reason = "has replied twice, or to a message that it was not sent"
+        client = self.clients.get(node)
+        self.ledger.refuse(client, exchange.round, exchange.kind, f"node {node} {reason}")
 
     def _order(self, node: int) -> int:
         return self.clients.get(node, node)

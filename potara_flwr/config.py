@@ -252,6 +252,16 @@ class FederationSettings(Group):
         description="how adapters are sent, both ways; `int8` has a scale per tensor and error "
         "feedback",
     )
+    weighting: Literal["examples", "uniform"] = Field(
+        "examples",
+        description="weights of the average: a client's training samples, or the same for all",
+    )
+    max_norm_ratio: float = Field(
+        10.0,
+        ge=0,
+        description="a client's update is refused whose norm is more than this many times the "
+        "median of the round's; 0 is no limit",
+    )
     fraction_train: float = Field(
         1.0, gt=0, le=1, description="share of the clients that train in a round (at least one)"
     )
@@ -279,6 +289,31 @@ class FederationSettings(Group):
     def names(self) -> tuple[str, ...]:
         """The names of the clients, in order; empty where they have none."""
         return tuple(name.strip() for name in self.nodes.split(",") if name.strip())
+
+
+class PrivacySettings(Group):
+    """Differential privacy of a client's whole contribution to the rounds (docs/security.md)."""
+
+    clipping_norm: float = Field(
+        0.0,
+        ge=0,
+        description="norm to which each client clips what it changes in a round; 0 is no clipping "
+        "and no privacy",
+    )
+    noise_multiplier: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation of the server's noise on the sum of the clipped changes, "
+        "in clipping norms",
+    )
+    delta: float = Field(
+        1e-5, gt=0, lt=1, description="δ at which ε is told; well below 1 / number of clients"
+    )
+    noise: Literal["secret", "seeded"] = Field(
+        "secret",
+        description="`secret` noise is drawn anew in every run; `seeded` noise comes from `seed`, "
+        "so that a run can be repeated, and gives no privacy: who knows the seed can take it off",
+    )
 
 
 class CalibrationSettings(Group):
@@ -387,6 +422,7 @@ class Settings(Group):
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
     federation: FederationSettings = FederationSettings()
+    privacy: PrivacySettings = PrivacySettings()
     local: LocalSettings = LocalSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     merge: MergeSettings = MergeSettings()
@@ -478,6 +514,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
     _check_registered(settings)
     _check_run(settings.run)
     _check_names(settings)
+    _check_privacy(settings)
     return settings
 
 
@@ -559,6 +596,34 @@ def _check_names(settings: Settings) -> None:
         raise SettingsError(
             f"federation.nodes names {len(names)} nodes, but data.num-clients is "
             f"{settings.data.num_clients}; make them equal"
+        )
+
+
+def _check_privacy(settings: Settings) -> None:
+    """Check that a client's contribution is bounded by the clipping norm, whatever it sends."""
+    from potara_flwr.methods import METHODS
+
+    privacy, federation = settings.privacy, settings.federation
+    if privacy.noise_multiplier > 0 and privacy.clipping_norm == 0:
+        raise SettingsError(
+            "privacy.noise-multiplier needs a privacy.clipping-norm above 0: the noise is measured "
+            "in it"
+        )
+    if privacy.clipping_norm == 0:
+        return
+    for name, value, wanted, why in (
+        ("weighting", federation.weighting, "uniform", "a client's weight would be its own choice"),
+        ("aggregation", federation.aggregation, "factors", "an SVD has no bounded sensitivity"),
+        ("transport", federation.transport, "float32", "rounding comes after clipping"),
+    ):
+        if value != wanted:
+            raise SettingsError(
+                f"privacy.clipping-norm needs federation.{name}={wanted}, but it is {value}: {why}"
+            )
+    if not METHODS[settings.method].averages_all:
+        raise SettingsError(
+            f"privacy.clipping-norm cannot be used with method={settings.method}, which sends "
+            "clients what others have sent, without noise"
         )
 
 

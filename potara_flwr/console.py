@@ -115,7 +115,31 @@ def summary_table(results: Results) -> Table:
             *(show(row) for show in columns.values()),
             style="bold" if row.note == "chosen" else "dim" if row.name == ORACLE else None,
         )
+    table.caption = Text("\n".join(line for line in (refusals(results), privacy(results)) if line))
     return table
+
+
+def refusals(results: Results) -> str:
+    """Say how many replies were refused, and of whom, in one line; empty where none was."""
+    refused = results["refused"]
+    who = {NONE if item["client"] is None else str(item["client"]): None for item in refused}
+    plural = "reply was" if len(refused) == 1 else "replies were"
+    return f"{len(refused)} {plural} refused, of clients {', '.join(who)}" if refused else ""
+
+
+def privacy(results: Results) -> str:
+    """Say how much privacy the run gives, in one line; empty where it was not asked for."""
+    if not (spent := results.get("privacy")):
+        return ""
+    if spent["epsilon"] is None:
+        return "clients clipped what they sent; without noise that is no privacy"
+    bound = f"ε = {spent['epsilon']:.3g} at δ = {spent['delta']:g}"
+    of = (
+        f"a client's whole part in the rounds ({spent['releases']} of them, noise {spent['noise']})"
+    )
+    if spent["noise"] == "seeded":
+        return f"no privacy: the noise is seeded; secret noise would give {bound} for {of}"
+    return f"{bound} for {of}"
 
 
 def client_table(results: Results) -> Table:

@@ -1,14 +1,15 @@
 """What a client tells of itself: its schema in ``results.json``, and how it travels.
 
 A client sends numbers and a few words, flat, under dotted names (``accuracy.local``); the server
-puts them together again and takes nothing that does not fit the schema.
+puts them together again and takes nothing that does not fit the schema. Every number has bounds far
+from where a mean of them, a figure or a table would break.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from pydantic import (
@@ -20,33 +21,38 @@ from pydantic import (
     model_validator,
 )
 
-from potara_flwr.errors import ReplyError
+from potara_flwr.errors import ReplyError, one_line
 from potara_flwr.methods import Outcome
 from potara_flwr.personalization import Personalization
 from potara_flwr.rules import GRID, RULES
+from potara_flwr.strategies.checking import ROUND, is_whole, shown, some
 
-MOST_CHARACTERS = 2000
-"""Of a line in which a node says what is wrong with it."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]
+Loss = Annotated[float, Field(ge=-1e12, le=1e12)]
+Duration = Annotated[float, Field(ge=0, le=1e9)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Line = Annotated[str, AfterValidator(one_line)]
 
 
 class Entry(BaseModel):
-    """Exactly these names, and finite numbers only."""
+    """Exactly these names and types, and finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Description(Entry):
     """Which client a node is, and how many samples it has, or why it cannot take part."""
 
-    client: int | None = Field(None, ge=0)
+    client: Count | None = None
     """None where a node at fault is none."""
-    num_partitions: int = Field(0, ge=0)
+    num_partitions: Count = 0
     """Partitions of the nodes; 0 where nobody says."""
-    fault: str | None = Field(None, min_length=1, max_length=MOST_CHARACTERS)
+    fault: Annotated[Line, Field(min_length=1)] | None = None
     """What is wrong with the node itself, in one line that names it."""
-    num_train: int = Field(0, ge=0)
-    num_calibration: int = Field(0, ge=0)
-    num_test: int = Field(0, ge=0)
+    num_train: Count = 0
+    num_calibration: Count = 0
+    num_test: Count = 0
 
     @model_validator(mode="after")
     def _says_something(self) -> Description:
@@ -68,60 +74,66 @@ class Description(Entry):
 class Traces(Entry):
     """The variance traces a = tr Σ_f, b = tr Σ_l, c = tr Σ_fl."""
 
-    federated: float
-    local: float
-    cross: float
+    federated: Number
+    local: Number
+    cross: Number
 
 
 class Bound(Entry):
     """tr Cov of the merge at λ = 1, at λ = 0 and at λ*."""
 
-    federated: float
-    local: float
-    merged: float
+    federated: Number
+    local: Number
+    merged: Number
+
+
+def _is_rule(name: str) -> str:
+    if name not in RULES:
+        raise ValueError("there is no such rule")
+    return name
 
 
 class Personalized(Entry):
     """What the client ends with."""
 
-    accuracy: float
-    loss: float
-    weight: float | None = None
+    accuracy: Share
+    loss: Loss
+    weight: Number | None = None
     """Mean weight on the federated adapter, where the method has one."""
-    rule: str | None = None
-    fallback: str | None = None
+    rule: Annotated[str, AfterValidator(_is_rule)] | None = None
+    fallback: Literal["", "federated", "local"] | None = None
     """The single adapter that was kept instead of the rule's merge, or empty."""
-    reason: str | None = None
+    reason: Line | None = None
     """Why it was kept, or empty."""
 
 
 class Diagnosed(Entry):
     """How far the calibration samples bear the weight out."""
 
-    favours: str
-    low: float
-    high: float
-    gain: float
-    noise: float | None = None
-    warning: str
+    favours: Literal["federated", "local", "both"]
+    low: Number
+    high: Number
+    gain: Number
+    noise: Number | None = None
+    warning: Line
 
 
 class Grid(Entry):
     """Test scores along λ."""
 
-    weight: Annotated[list[float], Field(min_length=len(GRID), max_length=len(GRID))]
-    accuracy: Annotated[list[float], Field(min_length=len(GRID), max_length=len(GRID))]
-    loss: Annotated[list[float], Field(min_length=len(GRID), max_length=len(GRID))]
+    weight: Annotated[list[Number], Field(min_length=len(GRID), max_length=len(GRID))]
+    accuracy: Annotated[list[Share], Field(min_length=len(GRID), max_length=len(GRID))]
+    loss: Annotated[list[Loss], Field(min_length=len(GRID), max_length=len(GRID))]
 
 
 class Seconds(Entry):
     """Wall-clock times."""
 
-    training: float
+    training: Duration
     """All optimizer steps, in rounds and after them."""
-    local_training: float | None = None
+    local_training: Duration | None = None
     """Those after the rounds, where there are some."""
-    weight: float | None = None
+    weight: Duration | None = None
     """Finding the weight and merging, where there is one."""
 
 
@@ -131,7 +143,7 @@ def _of_every_rule(numbers: dict[str, float]) -> dict[str, float]:
 
 def _checked(numbers: dict[str, float], names: set[str]) -> dict[str, float]:
     if difference := names ^ set(numbers):
-        raise ValueError(f"{sorted(difference)} missing or not asked for")
+        raise ValueError(f"{some(difference)} missing or not asked for")
     return numbers
 
 
@@ -142,16 +154,16 @@ MERGED = ("traces", "bound", "weights", "diagnosis", "grid")
 class Report(Entry):
     """The outcome of a client."""
 
-    optimizer_steps: int = Field(ge=0)
+    optimizer_steps: Count
     personalized: Personalized
-    accuracy: dict[str, float]
-    loss: dict[str, float]
+    accuracy: dict[str, Share]
+    loss: dict[str, Loss]
     traces: Traces | None = None
     bound: Bound | None = None
-    weights: Annotated[dict[str, float], AfterValidator(_of_every_rule)] | None = None
+    weights: Annotated[dict[str, Number], AfterValidator(_of_every_rule)] | None = None
     diagnosis: Diagnosed | None = None
     grid: Grid | None = None
-    svd_error: float | None = None
+    svd_error: Number | None = None
     seconds: Seconds
 
     @model_validator(mode="after")
@@ -182,7 +194,7 @@ class Report(Entry):
             One is missing or was not asked for.
         """
         if difference := (set(self.accuracy) - set(self.weights or ())) ^ names:
-            raise ReplyError(f"accuracy: {sorted(difference)} missing or not asked for")
+            raise ReplyError(f"accuracy: {some(difference)} missing or not asked for")
 
     @classmethod
     def of(cls, outcome: Outcome, optimizer_steps: int, seconds: float) -> Report:
@@ -263,9 +275,13 @@ def _of_merge(merge: Personalization) -> dict[str, Any]:
 E = TypeVar("E", bound=Entry)
 
 
-def pack(entry: Entry) -> RecordDict:
-    """Return an entry as the content of a reply: numbers in ``metrics``, texts in ``config``."""
+def pack(entry: Entry, server_round: int | None = None) -> RecordDict:
+    """Return an entry as the content of a reply: numbers in ``metrics``, with the round that is
+    answered where there is one, and texts in ``config``.
+    """
     numbers, texts = MetricRecord(), ConfigRecord()
+    if server_round is not None:
+        numbers[ROUND] = server_round
     for name, value in _flatten(entry.model_dump()):
         (texts if isinstance(value, str) else numbers)[name] = value
     content = RecordDict({"metrics": numbers})
@@ -274,35 +290,38 @@ def pack(entry: Entry) -> RecordDict:
     return content
 
 
-def unpack(content: RecordDict, kind: type[E]) -> E:
-    """Return the entry in a reply.
+def unpack(content: RecordDict, kind: type[E], server_round: int | None = None) -> E:
+    """Return the entry in a reply, to a message of this round where that has one.
 
     Raises
     ------
     ReplyError
-        Something is missing, is of the wrong kind, not finite, or was not asked for; says what.
+        Something is missing, is of the wrong kind, not finite, or was not asked for, or the reply
+        is one to another round; says what.
     """
     nested: dict[str, Any] = {}
-    for name in content:
-        if name not in ("metrics", "config"):
-            raise ReplyError(f"has the record {name!r}, which was not asked for")
-    records: list[Mapping[str, Any]] = [
-        *content.metric_records.values(),
-        *content.config_records.values(),
-    ]
-    for record in records:
-        for name, value in record.items():
+    for record, kind_of_record in (("metrics", MetricRecord), ("config", ConfigRecord)):
+        if not isinstance(content.get(record, kind_of_record()), kind_of_record):
+            raise ReplyError(f"its record {record!r} is a {type(content[record]).__name__}")
+    if others := set(content) - {"metrics", "config"}:
+        raise ReplyError(f"has the records {some(others)}, which were not asked for")
+    for numbers_or_texts in content.values():
+        for name, value in numbers_or_texts.items():
             group, _, key = name.partition(".")
             place = nested.setdefault(group, {}) if key else nested
-            if not isinstance(place, dict):
-                raise ReplyError(f"{group} is a number and a group of numbers")
+            if not isinstance(place, dict) or (key or group) in place:
+                raise ReplyError(one_line(f"{name} is there twice, or a number and a group"))
             place[key or group] = value
+    if server_round is not None:
+        answered = nested.pop(ROUND, None)
+        if not is_whole(answered, server_round, server_round):
+            raise ReplyError(f"answers round {shown(answered)}, not {server_round}")
     try:
         return kind.model_validate(nested)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ReplyError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise ReplyError(one_line(f"{where}: {first['msg']}" if where else first["msg"])) from None
 
 
 def _flatten(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -45,3 +45,16 @@ class ReplyError(PotaraError):
 
 class StorageError(PotaraError):
     """A file cannot be written or is not what it should be (names the file)."""
+
+
+MOST_CHARACTERS = 2000
+"""Of a line that somebody else wrote, such as a client."""
+
+
+def one_line(text: str) -> str:
+    """Return a text that somebody else wrote as one line that is safe to print: no line breaks, no
+    control characters, no more than ``MOST_CHARACTERS``.
+    """
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * MOST_CHARACTERS])
+    line = " ".join(printable.split())
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 1]}…"

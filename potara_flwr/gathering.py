@@ -15,7 +15,7 @@ from potara_flwr.client_app import USER_ERROR
 from potara_flwr.communication import MeteredGrid
 from potara_flwr.config import Settings
 from potara_flwr.entries import Description, unpack
-from potara_flwr.errors import ReplyError, RunError, SettingsError
+from potara_flwr.errors import ReplyError, RunError, SettingsError, one_line
 from potara_flwr.workbench import code_version
 
 POLL_SECONDS = 0.5
@@ -181,8 +181,8 @@ class Roll:
         node = reply.metadata.src_node_id
         if reply.has_error():
             if reply.error.code == USER_ERROR:
-                raise SettingsError(reply.error.reason or "a client refused the settings")
-            self._stranger(node, f"node {node}: {reply.error.reason}")
+                raise SettingsError(one_line(reply.error.reason or "a client refused the settings"))
+            self._stranger(node, one_line(f"node {node}: {reply.error.reason}"))
             return
         try:
             description = unpack(reply.content, Description)

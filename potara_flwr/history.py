@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from logging import INFO
 from typing import Any
 
@@ -13,6 +13,8 @@ from flwr.supercore import log
 
 from potara_flwr.communication import Ledger
 from potara_flwr.config import Settings
+from potara_flwr.entries import Report, unpack
+from potara_flwr.errors import ReplyError
 from potara_flwr.methods import METHODS
 from potara_flwr.progress import Progress
 from potara_flwr.strategies import LoraAveraging
@@ -62,6 +64,7 @@ class RoundRecorder:
             "bytes_down": sum(item.bytes_down for item in exchanges),
             "bytes_up": sum(item.bytes_up for item in exchanges),
             "aggregation_error": self.strategy.aggregation_error,
+            "norm_ratio": self.strategy.norm_ratio,
             "seconds": seconds,
             "clients": self.strategy.sampled,
         }
@@ -129,10 +132,9 @@ class PersonalizationWatch:
         """Count one reply."""
         self.replies += 1
         if reply.has_content():
-            metrics = _numbers(reply.content.metric_records.get("metrics"))
-            names = ("personalized.loss", "personalized.accuracy")
-            if all(math.isfinite(metrics.get(name, math.nan)) for name in names):
-                self.scores.append((metrics[names[0]], metrics[names[1]]))
+            with suppress(ReplyError):  # it will be refused
+                own = unpack(reply.content, Report, self.recorder.total).personalized
+                self.scores.append((own.loss, own.accuracy))
         losses, accuracies = zip(*self.scores, strict=True) if self.scores else ((), ())
         elapsed = time.perf_counter() - self._start
         self.recorder._log(

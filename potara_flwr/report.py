@@ -14,6 +14,7 @@ from potara_flwr.console import (
     merges,
     number,
     percent,
+    privacy,
     remarks,
     summary_rows,
 )
@@ -209,6 +210,7 @@ def _communication(results: Results) -> str:
     return (
         f"All clients together received {bytes_of(sent['bytes_down'])} and sent "
         f"{bytes_of(sent['bytes_up'])} in {plural(len(sent['messages']), 'message')}."
+        f"{f' Differential privacy: {spent}.' if (spent := privacy(results)) else ''}"
     )
 
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
 from potara_flwr.adapters import kind_of
+from potara_flwr.averaging import privacy_entry, strategy_of, with_noise
 from potara_flwr.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from potara_flwr.communication import Ledger, MeteredGrid
 from potara_flwr.config import Settings, from_flat
@@ -33,7 +34,7 @@ from potara_flwr.results import (
 from potara_flwr.rounds import run_rounds
 from potara_flwr.saving import save_federated
 from potara_flwr.storage import writing
-from potara_flwr.strategies.lora_averaging import LoraAveraging, Sent, record_of
+from potara_flwr.strategies.lora_averaging import Sent, record_of
 from potara_flwr.tracking import Tracker, final_metrics, tracking
 from potara_flwr.workbench import code_version, workbench
 
@@ -89,11 +90,12 @@ def learn(
     tracker.start()
 
     # 1. Federated rounds: of the tensors that the method shares.
-    strategy = strategy_of(grid, settings)
+    strategy = strategy_of(grid.ledger, settings, descriptions)
     recorder = RoundRecorder(strategy, grid.ledger, settings, tracker)
     arrays = initial_arrays(settings)
-    done, total = 0, method.rounds(settings)
+    done, total, interruptions = 0, method.rounds(settings), 0
     if earlier:
+        interruptions = earlier.progress.interruptions + 1
         arrays = earlier.restore(strategy)
         run_key, done = earlier.progress.run_key, earlier.progress.round
         recorder.rounds = earlier.progress.rounds
@@ -105,7 +107,7 @@ def learn(
         clock.lap("rounds")
         progress = Progressed(
             run_key, server_round, settings.computed(), code_version(), recorder.rounds,
-            grid.ledger.to_json(), clock.seconds,
+            grid.ledger.to_json(), clock.seconds, interruptions,
         )  # fmt: skip
         save_checkpoint(folder, progress, strategy, arrays)
 
@@ -113,11 +115,11 @@ def learn(
         recorder(server_round, arrays)
         save(server_round, arrays)
 
-    if not total:
-        save(0, arrays)
+    if not total or earlier:
+        save(done, arrays)
     arrays = run_rounds(
-        strategy, grid, arrays, done=done, total=total, timeout=settings.federation.timeout,
-        run_key=run_key, after_round=after_round,
+        with_noise(strategy, settings), grid, arrays, done=done, total=total,
+        timeout=settings.federation.timeout, run_key=run_key, after_round=after_round,
     )  # fmt: skip
 
     # 2. The method's end, for Potara local training, traces, weight and merge: on the clients,
@@ -134,6 +136,7 @@ def learn(
         "config": settings.computed(),
         "rounds": recorder.rounds,
         **grid.ledger.to_json(),
+        **privacy_entry(settings, recorder.rounds, interruptions),
         "clients": clients,
         "federated_sha256": save_shared(folder, sent, settings, summary),
         "summary": summary,
@@ -159,7 +162,7 @@ def complete(grid: MeteredGrid, settings: Settings, folder: Path) -> None:
     clock = Stopwatch()
     descriptions = gather_clients(grid, settings, missing)
     clock.lap("gathering")
-    strategy = strategy_of(grid, settings)
+    strategy = strategy_of(grid.ledger, settings, descriptions)
     recorder = RoundRecorder(strategy, grid.ledger, settings, Tracker(settings, folder))
     arrays = earlier.restore(strategy)
     asked = {node: client for node, client in grid.clients.items() if client in missing}
@@ -194,20 +197,6 @@ def without_answers(results: Mapping[str, Any], asked: set[int]) -> dict[str, An
         ]
         for name in ("refused", "missing")
     }
-
-
-def strategy_of(grid: MeteredGrid, settings: Settings) -> LoraAveraging:
-    """Return the method's strategy for the clients that take part."""
-    return METHODS[settings.method].strategy(
-        grid.clients,
-        seed=settings.seed,
-        fraction_train=settings.federation.fraction_train,
-        fraction_evaluate=settings.federation.fraction_evaluate,
-        min_reply_fraction=settings.federation.min_reply_fraction,
-        ledger=grid.ledger,
-        aggregation=settings.federation.aggregation,
-        transport=settings.federation.transport,
-    )
 
 
 def initial_arrays(settings: Settings) -> ArrayRecord:
@@ -274,7 +263,7 @@ def personalize_clients(
             grid.ledger.refuse(client, None, "personalize", reason)
             continue
         try:
-            report = unpack(reply.content, Report)
+            report = unpack(reply.content, Report, recorder.total)
             report.check_adapters(adapters)
         except ReplyError as error:
             grid.ledger.refuse(client, None, "personalize", str(error))

@@ -235,6 +235,11 @@ class Method:
         samples = data.train if self.keeps_calibration_out else data.train_and_calibration
         return Client(model, task, data, settings, samples)
 
+    @property
+    def averages_all(self) -> bool:
+        """Whether all that clients are sent of each other is the average of all updates."""
+        return self.strategy is LoraAveraging
+
     def sends(self, name: str, settings: Settings) -> bool:
         """Say whether the tensor of this name is sent; a local head never is."""
         kind = kind_of(name)

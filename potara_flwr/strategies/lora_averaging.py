@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import INFO
 
@@ -25,8 +25,11 @@ from potara_flwr.aggregation import exact_average, weighted_average
 from potara_flwr.communication import Ledger
 from potara_flwr.errors import RunError
 from potara_flwr.seeds import derive_seed
-from potara_flwr.strategies.checking import find_fault
+from potara_flwr.strategies.checking import Asked, find_fault, norm_limit, norm_of_change
 from potara_flwr.transport import Arrays, decode, encode
+
+SCORES = {"train": ("loss",), "evaluate": ("loss", "accuracy")}
+"""What a client reports of itself in a round, besides its number of samples and the round."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Sent:
 
 
 class LoraAveraging(FedAvg):
-    """Average the A and B factors and the head apart, weighted by the number of training samples.
+    """Average the A and B factors and the head apart, by default weighted by the number of training
+    samples.
 
     Beyond ``FedAvg``: clients are sampled by a seed, every reply is checked before it is averaged,
     and the average is taken in a fixed order, in float64, so that equal runs give equal bits.
@@ -63,6 +67,13 @@ class LoraAveraging(FedAvg):
         ``factors`` or ``exact`` (:mod:`potara_flwr.aggregation`).
     transport : str
         How adapters travel (:mod:`potara_flwr.transport`).
+    weighting : str
+        ``examples`` weights clients by their training samples, ``uniform`` gives all the same.
+    max_norm_ratio : float
+        How many times the median norm a client's update may have; 0 is no limit.
+    num_examples : mapping, optional
+        ``train`` and ``evaluate`` → client → the samples that it has told of, which all its replies
+        must be about.
     """
 
     def __init__(
@@ -76,6 +87,9 @@ class LoraAveraging(FedAvg):
         ledger: Ledger,
         aggregation: str = "factors",
         transport: str = "float32",
+        weighting: str = "examples",
+        max_norm_ratio: float = 0.0,
+        num_examples: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -91,6 +105,9 @@ class LoraAveraging(FedAvg):
         self.ledger = ledger
         self.aggregation = aggregation
         self.transport = transport
+        self.weighting = weighting
+        self.max_norm_ratio = max_norm_ratio
+        self.num_examples = num_examples or {}
         self.sampled: list[int] = []
         """The clients that train in the current round."""
         self.train_metrics: MetricRecord | None = None
@@ -101,6 +118,8 @@ class LoraAveraging(FedAvg):
         """The adapters of the clients that sent a usable one in the current round."""
         self.aggregation_error: float | None = None
         """Relative error of the current round's average, where it is ``exact`` but for its rank."""
+        self.norm_ratio: float | None = None
+        """The largest norm of the current round's updates, over their median, before any limit."""
         self._residuals: dict[int | None, Arrays] = {}
         self._last: tuple[ArrayRecord, Sent] | None = None
         self._sent: dict[int, Sent] = {}
@@ -110,10 +129,14 @@ class LoraAveraging(FedAvg):
         super().summary()
         log(INFO, "\t└──> Replies needed: %.0f %% of a round", 100 * self.min_reply_fraction)
 
+    def sample_size(self, fraction: float) -> int:
+        """Return how many clients a round has."""
+        return max(round(fraction * len(self.clients)), 1)
+
     def sample(self, server_round: int, fraction: float, purpose: str) -> list[int]:
         """Return the node ids of a round's clients, sorted by client."""
         nodes = sorted(self.clients, key=self.clients.__getitem__)
-        size = max(round(fraction * len(nodes)), 1)
+        size = self.sample_size(fraction)
         rng = np.random.default_rng(derive_seed(self.seed, purpose, server_round))
         return [nodes[index] for index in sorted(rng.permutation(len(nodes))[:size])]
 
@@ -188,26 +211,37 @@ class LoraAveraging(FedAvg):
         RunError
             Fewer than ``min_reply_fraction`` of the round's clients sent a usable update.
         """
-        good = self._usable(server_round, replies, "train", self._sent)
+        good = self._usable(server_round, replies, "train")
+        self.updates = self._updates(server_round, good)
         needed = math.ceil(self.min_reply_fraction * len(self.sampled))
-        if len(good) < needed:
+        if len(self.updates) < needed:
             reasons = self.ledger.absent(server_round, "train")
             raise RunError(
-                f"round {server_round}: {len(good)} of {len(self.sampled)} clients sent a usable "
-                f"update, {needed} are needed ({reasons})"
+                f"round {server_round}: {len(self.updates)} of {len(self.sampled)} clients sent a "
+                f"usable update, {needed} are needed ({reasons})"
             )
-        self.updates = {client: self._update(client, good[client]) for client in good}
-        contents = list(good.values())
-        weights = [_numbers(content)[self.weighted_by_key] for content in contents]
-        averaged, self.aggregation_error = self.average(list(self.updates.values()), weights)
+        contents = [good[client] for client in self.updates]
+        averaged, self.aggregation_error = self.combine(contents)
         self.train_metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         return record_of(averaged), self.train_metrics
+
+    def combine(self, contents: list[RecordDict]) -> tuple[Arrays, float | None]:
+        """Return the average of the round's updates, and its error where that is measured."""
+        weights = [_numbers(content)[self.weighted_by_key] for content in contents]
+        if self.weighting == "uniform":
+            weights = [1.0] * len(contents)
+        return self.average(list(self.updates.values()), weights)
+
+    def norm_limit(self, norms: Mapping[int, float]) -> tuple[float, str]:
+        """Return the largest norm that a client's update may have, and where that comes from."""
+        limit = norm_limit(norms.values(), self.max_norm_ratio)
+        return limit, f"{self.max_norm_ratio:g} times the median of the round's updates"
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Check the replies and take the plain mean of the scores over the clients."""
-        good = list(self._usable(server_round, replies, "evaluate", None).values())
+        good = list(self._usable(server_round, replies, "evaluate").values())
         self.evaluate_metrics = (
             self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
         )
@@ -234,29 +268,61 @@ class LoraAveraging(FedAvg):
             messages.append(Message(content, node, message_type, group_id=str(server_round)))
         return messages
 
+    def _updates(self, server_round: int, good: Mapping[int, RecordDict]) -> dict[int, Arrays]:
+        """Return the adapters of the replies without fault; refuse those that lie too far from what
+        the client was sent.
+        """
+        updates, norms = {}, {}
+        for client, content in good.items():
+            updates[client] = self._update(client, content)
+            norms[client] = norm_of_change(self._sent[client].values, updates[client])
+        finite = {client: norm for client, norm in norms.items() if math.isfinite(norm)}
+        self.norm_ratio = _ratio_to_median(finite.values())
+        limit, origin = self.norm_limit(finite)
+        for client, norm in norms.items():
+            if client not in finite:
+                fault = "its update is not finite once it is decoded"
+            elif norm > limit:
+                fault = f"its update has the norm {norm:.3g}, above {limit:.3g}: {origin}"
+            else:
+                continue
+            self.ledger.refuse(client, server_round, "train", fault)
+            del updates[client]
+        return updates
+
     def _update(self, client: int, content: RecordDict) -> Arrays:
-        """Return the adapter in a reply without fault."""
-        update = decode(values_of(content.array_records["arrays"]), self.transport)
-        if self.transport == "int8":  # the change to what the client was sent
-            sent = self._sent[client].values
-            return {name: sent[name] + array for name, array in update.items()}
+        """Return the adapter in a reply without fault; an int8 one may overflow."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            update = decode(values_of(content.array_records["arrays"]), self.transport)
+            if self.transport == "int8":  # the change to what the client was sent
+                sent = self._sent[client].values
+                return {name: sent[name] + array for name, array in update.items()}
         return update
 
     def _usable(
-        self,
-        server_round: int,
-        replies: Iterable[Message],
-        kind: str,
-        sent: Mapping[int, Sent] | None,
+        self, server_round: int, replies: Iterable[Message], kind: str
     ) -> dict[int, RecordDict]:
         """Return the contents without a fault, sorted by client; refuse the others by name."""
-        good = {}
+        good: dict[int, RecordDict] = {}
+        told = self.num_examples.get(kind, {})
         for reply in replies:
-            client = self.clients[reply.metadata.src_node_id]
+            node = reply.metadata.src_node_id
+            client = self.clients.get(node)
+            if client is None or (kind == "train" and client not in self._sent):
+                self.ledger.refuse(client, server_round, kind, f"node {node} was not asked")
+                continue
+            asked = Asked(
+                server_round=server_round,
+                scores=SCORES[kind],
+                arrays=self._sent[client].record if kind == "train" else None,
+                num_examples=told.get(client),
+            )
             if reply.has_error():
                 fault: str | None = reply.error.reason or f"error {reply.error.code}"
+            elif client in good:
+                fault = "has replied twice"
             else:
-                fault = find_fault(reply.content, sent[client].record if sent else None)
+                fault = find_fault(reply.content, asked)
             if fault is None:
                 good[client] = reply.content
             else:
@@ -284,9 +350,14 @@ def members(arrays: Arrays) -> dict[str, Arrays]:
     return found
 
 
+def _ratio_to_median(norms: Collection[float]) -> float | None:
+    median = float(np.median(list(norms))) if norms else 0.0
+    return max(norms) / median if median else None
+
+
 def record_of(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Return arrays as Flower sends them."""
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    """Return arrays as Flower sends them, row by row in memory."""
+    return ArrayRecord({name: Array(np.asarray(at, order="C")) for name, at in arrays.items()})
 
 
 def values_of(record: ArrayRecord) -> Arrays:
@@ -299,7 +370,7 @@ def mean_over_clients(contents: list[RecordDict], weighted_by_key: str) -> Metri
     client is a person, not its number of samples (the paper's mean accuracy).
     """
     records = [_numbers(content) for content in contents]
-    names = [name for name in records[0] if name != weighted_by_key]
+    names = [name for name in records[0] if name not in (weighted_by_key, "server-round")]
     return MetricRecord(
         {name: sum(record[name] for record in records) / len(records) for name in names}
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -149,3 +150,95 @@ def test_what_earlier_attempts_wrote_down_comes_first_and_once():
     assert found["refused"] == stored["refused"]
     assert [item["client"] for item in found["missing"]] == [2, 3]
     assert found["missing"][0]["reason"] == "was late"
+
+
+class OddGrid(SlowGrid):
+    """Answers each poll with what ``answers`` makes of the messages that are open."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = list(answers)
+
+    def pull_messages(self, message_ids):
+        asked = [self.waiting[message_id] for message_id in sorted(message_ids)]
+        return self.answers.pop(0)(asked) if self.answers else []
+
+
+def answer(message, value=0.5):
+    return Message(
+        RecordDict({"metrics": MetricRecord({"num-examples": 1, "x": value})}), reply_to=message
+    )
+
+
+def answered_by(node, message):
+    """A reply to a message that was sent to another node."""
+    elsewhere = Message(RecordDict(), node, "train", group_id="4")
+    elsewhere.metadata.__dict__["_message_id"] = message.metadata.message_id
+    return answer(elsewhere)
+
+
+def odd(*answers) -> MeteredGrid:
+    return MeteredGrid(OddGrid(*answers), Ledger(clients={30: 0, 10: 1, 20: 2}))
+
+
+def test_of_two_replies_the_first_is_taken_and_the_second_refused():
+    grid = odd(lambda asked: [answer(asked[0], 0.1), answer(asked[0], 0.9)],
+               lambda asked: [answer(message) for message in asked])  # fmt: skip
+    replies = send(grid)
+    assert [reply.content["metrics"]["x"] for reply in replies] == [0.1, 0.5, 0.5]
+    (refused,) = grid.ledger.refused
+    assert (refused.client, refused.round, refused.kind) == (0, 4, "train")
+    assert refused.reason.startswith("node 30 has replied twice")
+
+
+def test_a_reply_to_what_was_never_asked_is_refused():
+    def stray(asked):
+        message = Message(RecordDict(), 77, "train", group_id="3")
+        message.metadata.__dict__["_message_id"] = "other"
+        return [answer(message), *map(answer, asked)]
+
+    grid = odd(stray)
+    assert len(send(grid)) == 3
+    (refused,) = grid.ledger.refused
+    assert refused.client is None
+    assert "node 77" in refused.reason
+
+
+def test_a_reply_in_anothers_place_is_an_error_of_that_one():
+    grid = odd(lambda asked: [answered_by(10, asked[0]), answer(asked[1]), answer(asked[2])])
+    replies = send(grid)
+    assert [reply.metadata.src_node_id for reply in replies] == [30, 10, 20]
+    assert replies[0].error.reason == "node 10 has replied in its place"
+    assert replies[1].has_content()
+
+
+def test_an_error_that_flower_answers_for_a_node_is_the_nodes():
+    def lost(asked):
+        flower = Message(RecordDict(), 1, "train", group_id="4")
+        flower.metadata.__dict__["_message_id"] = asked[2].metadata.message_id
+        return [answer(asked[0]), answer(asked[1]),
+                Message(Error(12, "objects are unavailable"), reply_to=flower)]  # fmt: skip
+
+    replies = send(odd(lost))
+    assert [reply.metadata.src_node_id for reply in replies] == [30, 10, 20]
+    assert replies[2].error.reason == "objects are unavailable"
+
+
+def test_a_reply_that_flower_cannot_unpack_is_refused_and_the_others_are_not():
+    def broken(asked):
+        raise ValueError("no such object type")
+
+    grid = odd(broken, lambda asked: [answer(asked[0])], broken, lambda asked: [answer(asked[0])])
+    replies = send(grid)
+    assert [reply.has_content() for reply in replies] == [True, False, True]
+    assert replies[1].error.reason == (
+        "its reply cannot be read: ValueError: no such object type"
+    )  # fmt: skip
+    assert [reply.metadata.src_node_id for reply in replies] == [30, 10, 20]
+
+
+def test_a_number_that_cannot_be_serialized_is_an_error_reply():
+    grid = odd(lambda asked: [answer(asked[0], 10**400), *map(answer, asked[1:])])
+    replies = send(grid)
+    assert "its reply cannot be read" in replies[0].error.reason
+    assert replies[1].has_content()

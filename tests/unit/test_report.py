@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import math
 import re
 import warnings
 from html.parser import HTMLParser
@@ -18,7 +19,9 @@ from matplotlib.image import imread
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from results_example import example_results
+from rich.console import Console
 
+from potara_flwr.console import client_table, privacy, refusals, summary_table
 from potara_flwr.figures import FIGURES
 from potara_flwr.report import CAPTIONS, write_report
 
@@ -304,3 +307,42 @@ def test_figures_leave_pyplot_alone() -> None:
     FIGURES["learning-curves"](example_results(1, rounds=2)).savefig(io.BytesIO(), format="png")
 
     assert _pylab_helpers.Gcf.figs == {}
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30])
+def test_no_number_that_a_client_may_report_breaks_a_figure_or_a_table(tmp_path, value):
+    results = example_results(clients=3, rounds=2)
+    entry = results["clients"][0]
+    for group in ("traces", "bound", "weights"):
+        entry[group] = dict.fromkeys(entry[group], value)
+    loss = math.copysign(1e12, value)
+    entry["loss"] = dict.fromkeys(entry["loss"], loss)
+    entry["grid"] = [point | {"weight": value, "loss": loss} for point in entry["grid"]]
+    entry["personalized"] |= {"weight": value, "loss": loss}
+    entry["diagnosis"] |= {"low": value, "high": value}
+    write_report(results, tmp_path)
+    assert len(list((tmp_path / "figures").iterdir())) == 5
+    console = Console(file=io.StringIO(), width=200)
+    console.print(client_table(results), summary_table(results))
+
+
+def test_refusals_and_privacy_are_said_in_a_line_under_the_summary(tmp_path):
+    results = example_results(clients=3, rounds=2)
+    assert refusals(results) == privacy(results) == ""
+    item = {"client": 2, "round": 1, "kind": "train", "reason": "no"}
+    results["refused"] = [item, item | {"round": 2}, item | {"client": None}]
+    results["privacy"] = {"releases": 20, "noise": "secret", "epsilon": 5.25, "delta": 1e-5}
+    console = Console(file=io.StringIO(), record=True, width=120)
+    console.print(summary_table(results))
+    text = " ".join(console.export_text().split())
+    assert "3 replies were refused, of clients 2, –" in text
+    words = (
+        "ε = 5.25 at δ = 1e-05 for a client's whole part in the rounds (20 of them, noise secret)"
+    )
+    assert words in text
+    write_report(results, tmp_path)
+    assert "ε = 5.25" in (tmp_path / "report.html").read_text()
+    results["privacy"]["noise"] = "seeded"
+    assert privacy(results).startswith("no privacy: the noise is seeded")
+    results["privacy"]["epsilon"] = None
+    assert "without noise" in privacy(results)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from potara_flwr.aggregation import weighted_average
 from potara_flwr.communication import Ledger
 from potara_flwr.errors import RunError
-from potara_flwr.strategies.checking import find_fault
 from potara_flwr.strategies.lora_averaging import LoraAveraging
 
 CLIENTS = {501: 2, 77: 0, 3: 1, 940: 3}
@@ -25,10 +24,10 @@ def _identity(monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def strategy_of(fraction=1.0, seed=0, min_reply_fraction=0.5) -> LoraAveraging:
+def strategy_of(fraction=1.0, seed=0, min_reply_fraction=0.5, **options) -> LoraAveraging:
     return LoraAveraging(
         CLIENTS, seed=seed, fraction_train=fraction, fraction_evaluate=fraction,
-        min_reply_fraction=min_reply_fraction, ledger=Ledger(),
+        min_reply_fraction=min_reply_fraction, ledger=Ledger(), max_norm_ratio=10.0, **options,
     )  # fmt: skip
 
 
@@ -38,12 +37,14 @@ def sent_arrays() -> ArrayRecord:
     )
 
 
-def update_of(value, num_examples=10, loss=1.0) -> RecordDict:
+def update_of(value, num_examples=10, loss=1.0, server_round=1) -> RecordDict:
     arrays = {"a": np.full((2, 3), value, np.float32), "b": np.full(4, -value, np.float32)}
     return RecordDict(
         {
             "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
-            "metrics": MetricRecord({"num-examples": num_examples, "loss": loss}),
+            "metrics": MetricRecord(
+                {"server-round": server_round, "num-examples": num_examples, "loss": loss}
+            ),
         }
     )
 
@@ -118,7 +119,7 @@ def test_the_order_of_replies_changes_no_bit():
             {"a": Array(rng.normal(size=(2, 3)).astype(np.float32)),
              "b": Array(rng.normal(size=4).astype(np.float32))}
         )  # fmt: skip
-        metrics = MetricRecord({"num-examples": 7 + client, "loss": 1 / 3})
+        metrics = MetricRecord({"server-round": 1, "num-examples": 7 + client, "loss": 1 / 3})
         contents[client] = RecordDict({"arrays": record, "metrics": metrics})
     strategy = strategy_of()
     replies = replies_to(strategy, contents)
@@ -169,6 +170,9 @@ def bad_updates():
         "zero examples": (update_of(1.0, 0), "num-examples is 0"),
         "negative examples": (update_of(1.0, -3), "num-examples is -3"),
         "fractional examples": (update_of(1.0, 2.5), "num-examples is 2.5"),
+        "too many examples": (update_of(1.0, 10**30), "more than 20 digits"),
+        "other round": (update_of(1.0, server_round=2), "answers round 2, not 1"),
+        "far away": (update_of(1e6), "its update has the norm"),
         "loss is nan": (update_of(1.0, loss=math.nan), "'loss' is nan"),
         "error": ("client 3, round 1: the loss is nan at step 2", "the loss is nan at step 2"),
     }
@@ -207,39 +211,77 @@ def test_scores_are_checked_as_well():
     strategy = strategy_of()
     messages = strategy.configure_evaluate(1, sent_arrays(), ConfigRecord(), grid=None)
     scores = [(1, 0.5), (3, 0.9), (0, 0.9), (2, math.nan)]
-    replies = [
-        Message(
-            RecordDict({"metrics": MetricRecord({"num-examples": n, "accuracy": accuracy})}),
-            reply_to=message,
-        )
-        for message, (n, accuracy) in zip(messages, scores, strict=True)
-    ]
+    replies = []
+    for message, (n, accuracy) in zip(messages, scores, strict=True):
+        numbers = {"server-round": 1, "num-examples": n, "loss": 1.0, "accuracy": accuracy}
+        replies.append(Message(RecordDict({"metrics": MetricRecord(numbers)}), reply_to=message))
     metrics = strategy.aggregate_evaluate(1, replies)
     assert metrics["accuracy"] == pytest.approx((0.5 + 0.9) / 2)
     assert [item.client for item in strategy.ledger.refused] == [2, 3]
 
 
-values = st.one_of(st.integers(-5, 5), st.floats(), st.lists(st.floats(), max_size=3))
+def test_uniform_weights_take_no_account_of_examples():
+    strategy = strategy_of(weighting="uniform")
+    contents = {client: update_of(client + 1.0, 10 ** (client + 1)) for client in range(4)}
+    arrays, _ = strategy.aggregate_train(1, replies_to(strategy, contents))
+    np.testing.assert_allclose(arrays["a"].numpy(), 2.5)
 
 
-@given(
-    st.dictionaries(st.sampled_from(["num-examples", "loss", "x"]), values),
-    st.dictionaries(
-        st.sampled_from(["a", "b", "c"]),
-        st.tuples(st.sampled_from([(2, 3), (4,), (0,), ()]), st.sampled_from(["float32", "int64"])),
-    ),
-)
-def test_what_passes_the_check_can_be_averaged(metrics, arrays):
-    content = RecordDict(
-        {
-            "metrics": MetricRecord(metrics),
-            "arrays": ArrayRecord({n: Array(np.ones(s, d)) for n, (s, d) in arrays.items()}),
-        }
+def test_a_client_stays_with_the_number_of_samples_that_it_has_told_of():
+    told = {"train": dict.fromkeys(range(4), 10), "evaluate": dict.fromkeys(range(4), 5)}
+    strategy = strategy_of(num_examples=told)
+    contents = {client: update_of(1.0, 10 if client else 10**9) for client in range(4)}
+    strategy.aggregate_train(1, replies_to(strategy, contents))
+    (refused,) = strategy.ledger.refused
+    assert refused.client == 0
+    assert refused.reason == "num-examples is 1000000000, but the client has told of 10 samples"
+
+
+def test_replies_of_strangers_of_the_unasked_and_second_ones_are_refused():
+    strategy = strategy_of(fraction=0.75)
+    replies = replies_to(strategy, {client: update_of(1.0) for client in range(4)})
+    (left_out,) = set(range(4)) - set(strategy.sampled)
+    node = {client: node for node, client in CLIENTS.items()}[left_out]
+    again, stranger, unasked = (
+        Message(update_of(9.0), reply_to=Message(RecordDict(), source, "train", group_id="1"))
+        for source in (replies[0].metadata.src_node_id, 12345, node)
     )
-    good = (
-        arrays == {"a": ((2, 3), "float32"), "b": ((4,), "float32")}
-        and isinstance(metrics.get("num-examples"), int)
-        and metrics["num-examples"] >= 1
-        and all(not isinstance(v, list) and math.isfinite(v) for v in metrics.values())
-    )
-    assert (find_fault(content, sent_arrays()) is None) == good
+    arrays, _ = strategy.aggregate_train(1, [*replies, again, stranger, unasked])
+    np.testing.assert_allclose(arrays["a"].numpy(), 1.0)
+    first = CLIENTS[replies[0].metadata.src_node_id]
+    assert [(item.client, item.reason) for item in strategy.ledger.refused] == [
+        (first, "has replied twice"),
+        (None, "node 12345 was not asked"),
+        (left_out, f"node {node} was not asked"),
+    ]
+
+
+def test_a_norm_is_that_of_the_change_and_not_of_the_adapter():
+    strategy = strategy_of()
+    far = ArrayRecord({name: Array(at.numpy() + 1e4) for name, at in sent_arrays().items()})
+    contents = {client: update_of(1e4) for client in range(4)}
+    for client, content in contents.items():
+        step = 30.0 if client == 3 else 1.0
+        content["arrays"] = ArrayRecord(
+            {name: Array(at.numpy() + np.float32(step)) for name, at in far.items()}
+        )
+    strategy.aggregate_train(1, replies_to(strategy, contents, far))
+    (refused,) = strategy.ledger.refused
+    assert refused.client == 3
+    assert "the norm 94.9, above 31.6: 10 times the median" in refused.reason
+    assert strategy.norm_ratio == pytest.approx(30, rel=1e-3)
+
+
+def test_int8_updates_that_overflow_are_refused():
+    sent = ArrayRecord({"a": Array(np.ones((2, 3), np.float32))})
+    strategy = strategy_of(transport="int8")
+    contents = {}
+    for client in range(4):
+        scales = np.array([3e38 if client == 1 else 0.01], np.float32)
+        arrays = {"a": Array(np.full((2, 3), 100, np.int8)), "scales": Array(scales)}
+        metrics = MetricRecord({"server-round": 1, "num-examples": 10, "loss": 1.0})
+        contents[client] = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+    averaged, _ = strategy.aggregate_train(1, replies_to(strategy, contents, sent))
+    np.testing.assert_allclose(averaged["a"].numpy(), 2.0, rtol=1e-2)
+    (refused,) = strategy.ledger.refused
+    assert (refused.client, refused.reason) == (1, "its update is not finite once it is decoded")

@@ -1,0 +1,53 @@
+"""The strategy of a run: whose weight decides, and what a client may say of its samples."""
+
+import pytest
+
+from potara_flwr.averaging import outweighs, privacy_entry, strategy_of, with_noise
+from potara_flwr.communication import Ledger
+from potara_flwr.config import from_flat
+from potara_flwr.entries import Description
+from potara_flwr.strategies import ClippedAveraging, LoraAveraging, PrivateAveraging, RestOfWorld
+
+PRIVATE = {"privacy.clipping-norm": 1.0, "federation.weighting": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "who"),
+    [
+        ({0: 10, 1: 10, 2: 21}, "client 2 says that it has 21 of all 41"),
+        ({0: 10**15, 1: 10, 2: 20}, "client 0 says"),
+        ({0: 10, 1: 10, 2: 20}, ""),
+        ({0: 1, 1: 100}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_client_that_outweighs_all_others_is_named(counts, who):
+    warning = outweighs(counts)
+    assert who in warning
+    assert bool(warning) == bool(who)
+
+
+def strategy(settings):
+    told = {
+        client: Description(client=client, num_partitions=2, num_train=10, num_calibration=3,
+                            num_test=5)
+        for client in range(2)
+    }  # fmt: skip
+    return strategy_of(Ledger(clients={7: 0, 8: 1}), from_flat(settings), told)
+
+
+@pytest.mark.parametrize(("method", "samples"), [("potara", 10), ("fedit", 13)])
+def test_a_client_trains_on_the_samples_that_it_has_told_of(method, samples):
+    expected = {"train": {0: samples, 1: samples}, "evaluate": {0: 5, 1: 5}}
+    assert strategy({"method": method}).num_examples == expected
+
+
+def test_settings_decide_how_is_averaged():
+    assert type(strategy({})) is LoraAveraging
+    assert type(strategy({"method": "fedalt"})) is RestOfWorld
+    clipped = strategy(PRIVATE)
+    assert type(clipped) is ClippedAveraging
+    assert type(with_noise(clipped, from_flat(PRIVATE))) is PrivateAveraging
+    plain = strategy({})
+    assert with_noise(plain, from_flat({})) is plain
+    assert privacy_entry(from_flat({}), [], 0) == {}
