@@ -22,9 +22,9 @@ def strategy_of(
 ) -> LoraAveraging:
     """Return the method's strategy for the clients that take part."""
     method, federation = METHODS[settings.method], settings.federation
-    held_out = method.keeps_calibration_out
+    both = settings.calibration.source == "held-out" and not method.keeps_calibration_out
     in_training = {
-        client: told.num_train + (0 if held_out else told.num_calibration)
+        client: told.num_train + (told.num_calibration if both else 0)
         for client, told in descriptions.items()
     }
     if federation.weighting == "examples" and (warning := outweighs(in_training)):

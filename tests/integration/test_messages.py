@@ -33,7 +33,7 @@ DOWN = {
 UP = {
     "train": {"server-round", "num-examples", "loss"},
     "evaluate": {"server-round", "num-examples", "loss", "accuracy"},
-    "describe": set(Description.model_fields),
+    "describe": set(Description.model_fields) - {"fault"},
 }
 """The numbers that come up."""
 SCORED = {"initial", "federated", "local", "oracle", *RULES}

@@ -36,10 +36,14 @@ def strategy(settings):
     return strategy_of(Ledger(clients={7: 0, 8: 1}), from_flat(settings), told)
 
 
-@pytest.mark.parametrize(("method", "samples"), [("potara", 10), ("fedit", 13)])
-def test_a_client_trains_on_the_samples_that_it_has_told_of(method, samples):
+@pytest.mark.parametrize(
+    ("method", "source", "samples"),
+    [("potara", "held-out", 10), ("fedit", "held-out", 13), ("fedit", "training", 10)],
+)
+def test_a_client_trains_on_the_samples_that_it_has_told_of(method, source, samples):
     expected = {"train": {0: samples, 1: samples}, "evaluate": {0: 5, 1: 5}}
-    assert strategy({"method": method}).num_examples == expected
+    made = strategy({"method": method, "calibration.source": source})
+    assert made.num_examples == expected
 
 
 def test_settings_decide_how_is_averaged():
