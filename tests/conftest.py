@@ -9,11 +9,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tiny_models import make_tiny_digits_vit
 
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.workbench import Workbench
+
+
+# A machine may be busy: how long an example takes is no fault. And what fails, fails every time.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
