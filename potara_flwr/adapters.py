@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from potara_flwr.architecture import find_head, target_modules
-from potara_flwr.config import LoraSettings
 from potara_flwr.errors import SettingsError
 from potara_flwr.generation import continue_prompts
 from potara_flwr.seeds import derive_seed, generator
+from potara_flwr.setting_groups import LoraSettings
 
 Adapter = dict[str, Tensor]
 """peft's name → tensor: ``….lora_A.weight`` (r × in), ``….lora_B.weight`` (out × r), the head."""

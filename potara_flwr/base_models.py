@@ -31,10 +31,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from potara_flwr.config import ModelSettings, Settings
+from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
 from potara_flwr.lazy import lazy
 from potara_flwr.seeds import derive_seed
+from potara_flwr.setting_groups import ModelSettings
 
 if TYPE_CHECKING:
     import datasets

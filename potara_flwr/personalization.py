@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from potara_flwr.adapters import Adapter, LoraModel
-from potara_flwr.config import CalibrationSettings, Settings
+from potara_flwr.config import Settings
 from potara_flwr.diagnosis import Diagnosis, diagnose
 from potara_flwr.errors import EstimationError
 from potara_flwr.fisher import (
@@ -24,6 +24,7 @@ from potara_flwr.fisher import (
 from potara_flwr.merging import Segment, Weight, mean_weight, segment_between, truncate
 from potara_flwr.rules import GRID, RULES, Evidence, bootstrap
 from potara_flwr.seeds import derive_seed
+from potara_flwr.setting_groups import CalibrationSettings
 from potara_flwr.tasks.base import ClientData, Samples, Task, num_samples
 from potara_flwr.training import (
     EVALUATION_BATCH,

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from potara_flwr.config import PrivacySettings
+from potara_flwr.setting_groups import PrivacySettings
 
 TOLERANCE = 1e-9
 """Relative error of ε, on the upper side."""

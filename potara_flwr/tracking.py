@@ -14,8 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from potara_flwr.config import Settings, Value
+from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
+from potara_flwr.setting_groups import Value
 
 PROJECT = "potara"
 """Project of Weights & Biases, experiment of MLflow."""

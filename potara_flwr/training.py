@@ -14,9 +14,9 @@ from torch import Tensor
 
 from potara_flwr.adapted import AdaptedModel, AdapterRunner
 from potara_flwr.adapters import Adapter, device_of
-from potara_flwr.config import TrainSettings
 from potara_flwr.errors import TrainingError
 from potara_flwr.seeds import derive_seed
+from potara_flwr.setting_groups import TrainSettings
 from potara_flwr.tasks.base import Samples, Task, num_samples, take
 
 EVALUATION_BATCH = 64

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from potara_flwr.adapters import LoraModel
 from potara_flwr.base_models import find_device
-from potara_flwr.config import RunSettings, Settings
+from potara_flwr.config import Settings
+from potara_flwr.setting_groups import RunSettings
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import ClientData
 from potara_flwr.tasks.kept import kept_client

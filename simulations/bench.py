@@ -34,9 +34,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from potara_flwr.base_models import find_model
-from potara_flwr.config import Settings, Value, from_flat
+from potara_flwr.config import Settings, from_flat
 from potara_flwr.results import read_results
 from potara_flwr.seeds import derive_seed
+from potara_flwr.setting_groups import Value
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.training import batches, one_thread
 from potara_flwr.workbench import Workbench

@@ -16,7 +16,6 @@ from tiny_models import make_tiny_digits_vit
 from potara_flwr.config import Settings, from_flat
 from potara_flwr.workbench import Workbench
 
-
 # A machine may be busy: how long an example takes is no fault. And what fails, fails every time.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")

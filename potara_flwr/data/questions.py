@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potara_flwr.config import DataSettings, Settings
+from potara_flwr.config import Settings
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
@@ -20,6 +20,7 @@ from potara_flwr.data.sources import check_columns, describe, load_table
 from potara_flwr.errors import SettingsError
 from potara_flwr.lazy import lazy
 from potara_flwr.seeds import derive_seed
+from potara_flwr.setting_groups import DataSettings
 
 if TYPE_CHECKING:
     import datasets

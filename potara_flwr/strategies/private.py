@@ -12,8 +12,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 
 from potara_flwr.aggregation import mean_of_clipped
-from potara_flwr.config import PrivacySettings
 from potara_flwr.seeds import derive_seed
+from potara_flwr.setting_groups import PrivacySettings
 from potara_flwr.strategies.lora_averaging import LoraAveraging
 from potara_flwr.transport import Arrays
 

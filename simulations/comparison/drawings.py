@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from potara_flwr.config import Value
 from potara_flwr.console import byte_unit
 from potara_flwr.drawing import (
     BLACK,
@@ -25,6 +24,7 @@ from potara_flwr.drawing import (
     new_figure,
     tidy,
 )
+from potara_flwr.setting_groups import Value
 from simulations.comparison.differences import Row
 from simulations.comparison.runs import show
 

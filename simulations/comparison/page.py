@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from potara_flwr.config import Value
 from potara_flwr.page import plural, rendered, write_figures
+from potara_flwr.setting_groups import Value
 from simulations.comparison.differences import Row
 from simulations.comparison.drawings import figures_of
 from simulations.comparison.runs import show

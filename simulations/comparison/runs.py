@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.config import Value
 from potara_flwr.errors import PotaraError
+from potara_flwr.setting_groups import Value
 
 SEED = "seed"
 FIRST = "method"

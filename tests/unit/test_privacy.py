@@ -5,8 +5,8 @@ import math
 import pytest
 from scipy import integrate, special, stats
 
-from potara_flwr.config import PrivacySettings
 from potara_flwr.privacy import delta_of, epsilon_of, scaled_erfc, spent
+from potara_flwr.setting_groups import PrivacySettings
 
 
 def integrated_delta(epsilon: float, noise_multiplier: float, releases: int) -> float:
