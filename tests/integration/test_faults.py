@@ -1,0 +1,70 @@
+"""Real processes die, in the midst of everything; a real disk is full."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from potara_flwr.results import CHECKPOINT, RESULTS, read_results
+from potara_flwr.storage import load_record
+from simulations.faults.full_disk import LIMIT, full_disk, mounting_allowed
+from simulations.faults.local import (
+    finish,
+    kill_again_and_again,
+    next_attempt,
+    run_until_save,
+    start,
+)
+from simulations.faults.subject import adapters_here, settings_of
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Every adapter of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(settings_of({}), folder / "run", folder / "log")
+    adapters = adapters_here(folder / "run")
+    assert len(adapters) == 5
+    return adapters
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
+    places = kill_again_and_again(settings_of({}), tmp_path, seed=0, kills=3)
+    assert adapters_here(places[-1]) == adapters_here(tmp_path / "whole") != {}
+    whole, killed = read_results(tmp_path / "whole"), read_results(places[-1])
+    assert killed["digest"] == whole["digest"]
+
+
+@pytest.mark.parametrize(
+    ("number", "cut", "finished_rounds"),
+    [
+        (5, ".round-00002.safetensors.tmp", 1),
+        (6, ".checkpoint.safetensors.tmp", 1),
+        (7, ".local-adapter.safetensors.tmp", 2),
+        (9, ".0.tmp", 2),
+        (16, ".results.json.tmp", 2),
+    ],
+)
+def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, number, cut, finished_rounds):
+    settings, place, log = settings_of({}), tmp_path / "run", tmp_path / "log"
+    process = start(log, run_until_save, next_attempt(settings, place), number)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [file.name for file in place.rglob(".*.tmp")] == [cut]
+    assert not (place / RESULTS).exists()
+    progress, _ = load_record(place / CHECKPOINT)
+    assert progress["round"] == finished_rounds
+    finish(settings, place, log)
+    assert adapters_here(place) == whole
+    assert not list(place.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["tmpfs", "limit"])
+def test_a_disk_that_is_full_ends_a_run_that_goes_on_when_there_is_room(whole, tmp_path, limited):
+    disk, line = full_disk(tmp_path / "full", limited=limited or not mounting_allowed())
+    reason = "File too large" if disk == LIMIT else "No space left on device"
+    assert reason in line
+    assert adapters_here(tmp_path / "full" / "results") == whole
