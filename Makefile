@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run deploy test unit slow style quality bench results clean
+.PHONY: help run deploy test unit slow style quality bench faults results clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ quality: $(INSTALLED)  ## lint, formatting, types
 
 bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/benchmarks.md (minutes)
 	@$(BIN)/python -m simulations.bench
+
+faults: $(INSTALLED)  ## kill processes of real federations 20 times; all runs must end well (half an hour)
+	@$(BIN)/python -m simulations.faults
 
 results: $(INSTALLED)  ## pages of merge rules and methods from what is stored; what lacks is measured
 	@$(BIN)/python -m simulations.merge_quality

@@ -1,0 +1,69 @@
+"""Faults of one process: killed at random moments, killed within a save, a full disk."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from potara_flwr.errors import RunError
+from potara_flwr.results import CHECKPOINT
+from potara_flwr.storage import load_record
+from simulations.faults.full_disk import full_disk, mounting_allowed
+from simulations.faults.local import (
+    finish,
+    kill_again_and_again,
+    next_attempt,
+    run_until_save,
+    start,
+)
+from simulations.faults.subject import adapters_here, settings_of
+
+KILLS = 5
+SAVES = {5: "a client's state", 6: "the checkpoint", 9: "a client's adapters", 16: "results.json"}
+"""Which of a run's saves are cut short: the number → what it saves."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was done to a run, and how it ended."""
+
+    fault: str
+    then: str
+    equal: bool
+    """Whether its adapters are those of the undisturbed run."""
+
+
+def faults_in_one_process(
+    folder: Path, expected: Mapping[str, bytes], seed: int, say: Callable[[str], None]
+) -> list[Finding]:
+    """Do all of them; return what was found.
+
+    Raises
+    ------
+    RunError
+        A run did not come to its end.
+    """
+    folder.mkdir()
+    findings = []
+
+    def found(fault: str, then: str, results: Path) -> None:
+        equal = adapters_here(results) == dict(expected)
+        findings.append(Finding(fault, then, equal))
+        say(f"{fault}: {then}: {'equal bits' if equal else 'OTHER BITS'}")
+
+    places = kill_again_and_again(settings_of({}), folder, seed, KILLS)
+    found(f"{KILLS} kills at random moments", f"finished in {len(places)} folders", places[-1])
+    for number, what in SAVES.items():
+        place, log = folder / f"save-{number}", folder / f"save-{number}.log"
+        process = start(log, run_until_save, next_attempt(settings_of({}), place), number)
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            raise RunError(f"save {number} was not met; the run's log is in {log}")
+        progress, _ = load_record(place / CHECKPOINT)
+        finish(settings_of({}), place, log)
+        found(f"kill within the save of {what}", f"resumed after round {progress['round']}", place)
+    disk, line = full_disk(folder / "disk", limited=not mounting_allowed())
+    found(f"a full disk ({disk})", f"ended ({line}), resumed", folder / "disk" / "results")
+    return findings
