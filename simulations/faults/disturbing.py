@@ -22,8 +22,8 @@ ATTEMPTS = 6
 """More than the kills of a run: one that needs them all has not come to its end."""
 SUBMIT_SECONDS = 90
 START_SECONDS = 150
-GONE_SECONDS = 100
-"""How long a run may have no ServerApp before it is stopped."""
+GONE_SECONDS = 15
+"""After which a run without a ServerApp is stopped: Flower sees it after a minute, people sooner."""
 POLL_SECONDS = 0.1
 STATUS_SECONDS = 3.0
 

@@ -23,7 +23,7 @@ SHORT: dict[str, Value] = {
     "calibration.samples": 6,
     "federation.rounds": ROUNDS,
     "federation.fraction-evaluate": 0.0,
-    "federation.timeout": 60.0,
+    "federation.timeout": 45.0,
     "federation.connect-timeout": 150.0,
 }
 
