@@ -20,14 +20,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from potara_flwr.errors import PotaraError, SettingsError
 from simulations.deploy import interrupt
-from simulations.faults.disturbing import Disturber, Struck, write_faults
+from simulations.faults.diary import Diary
+from simulations.faults.disturbing import Disturber
 from simulations.faults.here import Finding, faults_in_one_process
 from simulations.faults.local import finish
 from simulations.faults.plan import PlannedRun, draw_plan
@@ -38,7 +38,6 @@ from simulations.faults.table import (
     findings_rows,
     kills_rows,
     on_screen,
-    page,
 )
 from simulations.faults.worlds import World, actors, real_processes
 
@@ -60,55 +59,44 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def disturb_all(disturber: Disturber, runs: Sequence[PlannedRun], prefix: str) -> list[Struck]:
-    """Do all planned runs; kills that a run ended before come in another one."""
-    struck: list[Struck] = []
-    waiting, number = deque(runs), 0
-    while waiting:
-        number += 1
-        planned = waiting.popleft()
-        done, left = disturber.run(planned, f"{prefix}-{number}")
-        struck += done
-        if left:
-            waiting.append(PlannedRun(planned.strict, tuple(left)))
-    return struck
-
-
-def faults(
-    folder: Path, kills: int, seed: int, console: Console
-) -> tuple[list[Finding], list[Struck]]:
-    """Do everything; return what was found in one process, and all kills.
+def faults(diary: Diary, console: Console) -> None:
+    """Do everything, and write it down.
 
     Raises
     ------
     PotaraError
-        Something did not even begin.
+        Something did not even begin, or a run in one process did not come to its end.
     """
 
     def say(text: str) -> None:
         console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False)
 
-    whole = folder / "whole"
-    finish(settings_of({}), whole, folder / "whole.log")
-    expected = adapters_here(whole)
-    findings = faults_in_one_process(folder / "one-process", expected, seed, say)
-    plan, struck = draw_plan(kills, seed), []
+    folder = diary.folder
+    finish(settings_of({}), folder / "whole", folder / "whole.log")
+    expected = adapters_here(folder / "whole")
+    diary.add(faults_in_one_process(folder / "one-process", expected, diary.seed, say))
+    plan = draw_plan(diary.kills, diary.seed)
 
     def disturb(world: World, runs: Sequence[PlannedRun], name: str) -> None:
         disturber = Disturber(world, folder / name, expected, say)
-        equal = disturber.measure()
-        say(f"{name}: an undisturbed run: {'equal bits' if equal else 'OTHER BITS'}")
-        findings.append(Finding(f"nothing ({name})", "finished", equal))
-        struck.extend(disturb_all(disturber, runs, name))
+        diary.add([Finding(f"nothing, on {name}", "finished", disturber.measure())])
+        waiting, number = deque(runs), 0
+        while waiting:
+            number += 1
+            planned = waiting.popleft()
+            struck, left = disturber.run(planned, f"{name}-{number}")
+            diary.add(struck=struck)
+            if left:  # the run was over before they came
+                waiting.append(PlannedRun(planned.strict, tuple(left)))
 
+    if plan.actors:
+        say("starting a SuperLink for simulations on Ray")
+        with actors() as ray:
+            disturb(ray, plan.actors, "ray")
     if plan.processes:
         say(f"starting a SuperLink, a superexec and {len(NAMES)} SuperNodes")
         with real_processes(folder / "federation") as processes:
             disturb(processes, plan.processes, "processes")
-    if plan.actors:
-        with actors() as ray:
-            disturb(ray, plan.actors, "ray")
-    return findings, struck
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,35 +106,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, interrupt)
     folder = args.results or Path("results") / f"faults-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     folder = folder.expanduser().absolute()
-    begun = time.monotonic()
+    diary = Diary(folder, args.kills, args.seed)
     try:
         if folder.exists():
             raise SettingsError(f"--results: {folder} is there already; name a new folder")
         folder.mkdir(parents=True)
-        findings, struck = faults(folder, args.kills, args.seed, console)
+        faults(diary, console)
     except PotaraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: stopped by the user", file=sys.stderr)
         return 130
-    well = all(item.well for item in struck) and all(item.equal for item in findings)
-    document = {
-        "kills": args.kills,
-        "seed": args.seed,
-        "minutes": round((time.monotonic() - begun) / 60, 1),
-        "well": well and len(struck) == args.kills,
-        "one_process": [asdict(item) for item in findings],
-        "struck": [item.to_json() for item in struck],
-    }
-    write_faults(folder / "faults.json", document)
-    (folder / "faults.md").write_text(page(findings, struck))
-    console.print(on_screen(FINDINGS, findings_rows(findings)))
-    console.print(on_screen(KILLS, kills_rows(struck)))
-    console.print(
-        f"{folder / 'faults.json'}: {'all ended well' if document['well'] else 'NOT WELL'}"
-    )
-    return 0 if document["well"] else 1
+    console.print(on_screen(FINDINGS, findings_rows(diary.findings)))
+    console.print(on_screen(KILLS, kills_rows(diary.struck)))
+    console.print(f"{folder / 'faults.json'}: {'all ended well' if diary.well else 'NOT WELL'}")
+    return 0 if diary.well else 1
 
 
 if __name__ == "__main__":

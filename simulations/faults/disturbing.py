@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ ATTEMPTS = 6
 SUBMIT_SECONDS = 90
 START_SECONDS = 150
 GONE_SECONDS = 15
-"""After which a run without a ServerApp is stopped: Flower sees it after a minute, people sooner."""
+"""After which a run without a ServerApp is stopped; Flower itself notices after a minute."""
 POLL_SECONDS = 0.1
 STATUS_SECONDS = 3.0
 
@@ -248,8 +247,3 @@ class _Attempt:
         self.struck.append(Struck(kill, self.name, self.planned.strict, self._stage, now))
         whose = f" of {NAMES[kill.node]}" if kill.target in ("SuperNode", "ClientApp") else ""
         self.owner.say(f"{self.name}: killed the {kill.target}{whose} in stage {self._stage}")
-
-
-def write_faults(place: Path, document: Mapping[str, Any]) -> None:
-    """Write all that happened as JSON."""
-    place.write_text(json.dumps(document, indent=1) + "\n")
