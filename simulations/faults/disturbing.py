@@ -120,6 +120,7 @@ class _Attempt:
         self.struck: list[Struck] = []
         self.results = owner.folder / name
         self._stage, self._stage_begun = 1, 0.0
+        self._hit = False  # whether something was killed in this stage of this attempt
 
     @property
     def finished(self) -> bool:
@@ -188,6 +189,7 @@ class _Attempt:
     def _watch(self, run_id: str) -> str:
         """Kill what is due, until the run has ended; return its status."""
         self._stage, self._stage_begun = self._done + 1, time.monotonic()
+        self._hit = False
         gone_since, patience = time.monotonic(), START_SECONDS
         asked = 0.0
         while True:
@@ -227,7 +229,7 @@ class _Attempt:
         """See whether the run has come further."""
         stage = STAGES + 1 if self.finished else self._done + 1
         if stage > self._stage:
-            self._stage, self._stage_begun = stage, now
+            self._stage, self._stage_begun, self._hit = stage, now, False
         for struck in self.struck:
             if not struck.seconds and stage > struck.at_stage:
                 struck.seconds = round(now - struck.when, 1)
@@ -237,13 +239,13 @@ class _Attempt:
         if not self.pending or self.finished or self._stage < self.pending[0].stage:
             return
         kill = self.pending[0]
-        late = self._stage > kill.stage
-        if not late and now - self._stage_begun < kill.fraction * self.owner.stage_seconds:
+        if self._hit or now - self._stage_begun < kill.fraction * self.owner.stage_seconds:
             return
         victim = self.world.victim(kill)
         if victim is None or not strike(victim):
             return
         self.pending.pop(0)
+        self._hit = True
         self.struck.append(Struck(kill, self.name, self.planned.strict, self._stage, now))
         whose = f" of {NAMES[kill.node]}" if kill.target in ("SuperNode", "ClientApp") else ""
         self.owner.say(f"{self.name}: killed the {kill.target}{whose} in stage {self._stage}")

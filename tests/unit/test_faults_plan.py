@@ -1,11 +1,13 @@
-"""What is killed, and when, is drawn from the seed."""
+"""What is killed, and when, is drawn from the seed; how it comes back."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
 
+from simulations.faults import worlds
 from simulations.faults.disturbing import Struck
 from simulations.faults.plan import ACTOR, PROCESSES, TARGETS, Kill, draw_plan
 from simulations.faults.subject import STAGES
@@ -49,3 +51,35 @@ def test_other_bits_are_well_only_where_a_client_was_left_out(then, equal, left_
     struck = Struck(kill, "run", False, 1, 0.0, 1.0, then, left_out, equal)
     assert struck.well is well
     assert struck.to_json()["well"] is well
+
+
+class Refused:
+    """A service that ends as often as it is started, as a node whose key is refused."""
+
+    running = False
+
+    def __init__(self):
+        self.starts = []
+
+    def start(self):
+        self.starts.append(worlds.time.monotonic())
+
+    def stop(self):
+        pass
+
+
+def test_a_service_comes_back_at_growing_intervals(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(worlds.time, "monotonic", lambda: now[0])
+    service = Refused()
+    supervised = worlds.Supervised(service)
+    while now[0] < 65:
+        supervised.mend()
+        now[0] += 0.5
+    begins = [0.0, *service.starts]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(begins)]
+    assert pauses == pytest.approx([2, 4, 8, 16, 16, 16], abs=1)
+    service.running = True
+    now[0] += worlds.STEADY_SECONDS
+    supervised.mend()
+    assert supervised.delay == worlds.FIRST_DELAY
