@@ -69,7 +69,8 @@ def faults(diary: Diary, console: Console) -> None:
     """
 
     def say(text: str) -> None:
-        console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False)
+        line = f"{time.strftime('%H:%M:%S')} {text}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     folder = diary.folder
     finish(settings_of({}), folder / "whole", folder / "whole.log")

@@ -54,7 +54,11 @@ def faults_in_one_process(
         say(f"{fault}: {then}: {'equal bits' if equal else 'OTHER BITS'}")
 
     places = kill_again_and_again(settings_of({}), folder, seed, KILLS)
-    found(f"{KILLS} kills at random moments", f"finished in {len(places)} folders", places[-1])
+    found(
+        f"{KILLS} kills at random moments",
+        f"resumed, {len(places) - 1} times begun anew",
+        places[-1],
+    )
     for number, what in SAVES.items():
         place, log = folder / f"save-{number}", folder / f"save-{number}.log"
         process = start(log, run_until_save, next_attempt(settings_of({}), place), number)
