@@ -172,8 +172,8 @@ class _Attempt:
         if self.finished:
             return "the missing were asked again"
         if self._done:
-            return f"ended as {status}, resumed after round {self._done}"
-        return f"ended as {status}, begun anew"
+            return f"{status}, resumed after round {self._done}"
+        return f"{status}, begun anew"
 
     def _submit(self, settings: Any) -> str:
         deadline = time.monotonic() + SUBMIT_SECONDS
@@ -206,10 +206,10 @@ class _Attempt:
                     status = self._status(run_id)
                     if status.startswith("finished"):
                         self._look(time.monotonic())
-                        return status
+                        return status.removeprefix("finished:")
                     if now - gone_since > patience:
                         flwr(["stop", run_id, CONNECTION], self.world.environment)
-                        return f"{status}, stopped"
+                        return "stopped"
             time.sleep(POLL_SECONDS)
 
     def _status(self, run_id: str) -> str:

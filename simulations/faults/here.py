@@ -69,5 +69,10 @@ def faults_in_one_process(
         finish(settings_of({}), place, log)
         found(f"kill within the save of {what}", f"resumed after round {progress['round']}", place)
     disk, line = full_disk(folder / "disk", limited=not mounting_allowed())
-    found(f"a full disk ({disk})", f"ended ({line}), resumed", folder / "disk" / "results")
+    found(f"a full disk ({disk})", f"ended ({_short(line)}), resumed", folder / "disk" / "results")
     return findings
+
+
+def _short(line: str) -> str:
+    """Return the first part of an error's line, without folders."""
+    return " ".join(word.rpartition("/")[2] for word in line.partition(";")[0].split())
