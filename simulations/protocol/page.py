@@ -185,6 +185,25 @@ most. What a transport costs is paired with float32, seed by seed.
 """
 
 
+def remarks(stores: Iterable[Store], transport: Store) -> str:
+    """Say what makes the page weaker than it looks: how the learning rates were chosen, and what
+    was not run.
+    """
+    said = []
+    for store in stores:
+        rows = methods_of(store)
+        seeds = len(rows[0].group.runs) if rows else 0
+        rates = "one of a grid for each method" if is_tuned(store) else "the preset's for all"
+        runs = f"{seeds} seeds" if seeds != 1 else "one seed, so there is no spread"
+        name = TITLES[store.name]
+        said.append(
+            f"- {name}: {runs}; learning rate: {rates}." if seeds else f"- {name}: not run."
+        )
+    if not transports_of(transport):
+        said.append("- Transports: not run.")
+    return "\n".join(said)
+
+
 def write_page(stores: Sequence[Store]) -> None:
     """Write the page and its figures."""
     transport = next(store for store in stores if store.name == TRANSPORT_BENCHMARK)
@@ -197,16 +216,17 @@ it sends, stands in [methods.md](methods.md); how Potara's rules for λ compare,
 [merge-quality.md](merge-quality.md).
 
 One protocol for all: the same clients and samples, the same initial adapter, the same optimizer
-steps of every client, the same test samples, everything from one seed; of one grid of learning
-rates each method has its best. Accuracy is the personalized adapters' on test data, the mean over
-clients, then mean ± standard deviation over seeds. *Worst client* is the lowest accuracy among a
+steps of every client, the same test samples, everything from one seed.
+Accuracy is the personalized adapters' on test data, the mean over clients, then mean ± standard deviation over seeds. *Worst client* is the lowest accuracy among a
 run's clients, mean over seeds. *Over potara* is the paired difference, a pair being a seed, ± two
 standard errors of its mean: with few seeds a rough estimate. *MB a client* are all bytes down and
 up. *Training* are seconds of a client's optimizer steps on one core of a busy machine, *λ* those of
 finding a weight and merging; compare the steps rather than the seconds.
 
-{"".join(sections).rstrip()}
-"""
+{remarks(stores, transport)}
+
+{"".join(sections)}""".rstrip()
+        + "\n"
     )
 
 

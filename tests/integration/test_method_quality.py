@@ -116,7 +116,9 @@ def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
     draw = random.Random(0)
     page.write_page(stores)
-    assert "##" not in page.PAGE.read_text()
+    text = page.PAGE.read_text()
+    assert "##" not in text
+    assert text.count("not run.") == len(stores) + 1
     for store in stores:
         if store.name in DIGITS:
             for settings in tuning(store.benchmark):
@@ -139,6 +141,9 @@ def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path
     mean = 100 * statistics.fmean(r["summary"]["mean"]["accuracy"]["personalized"] for r in runs)
     assert potara[0].split(" | ")[1].startswith(f"{mean:.1f} ± ")
     assert str(TUNING_SEED) in text
+    assert "not run" not in text
+    assert text.count("2 seeds; learning rate: one of a grid for each method") == len(DIGITS)
+    assert "2 seeds; learning rate: the preset's for all" in text
     assert all(f"{rate:g}" in text for rate in LEARNING_RATES)
     assert (tmp_path / "images" / "results-digits-shared.png").is_file()
 
