@@ -15,7 +15,7 @@ from typing import Protocol
 
 import psutil
 
-from potara_flwr.config import Value
+from potara_flwr.setting_groups import Value
 from simulations.deployment.federation import Federation, federation
 from simulations.faults.plan import ACTOR, Kill
 from simulations.faults.subject import NAMES
