@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run deploy test unit slow style quality bench faults results clean
+.PHONY: help run deploy test unit slow style quality bench faults results methods clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -57,8 +57,10 @@ bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/b
 faults: $(INSTALLED)  ## kill processes of real federations 20 times; all runs must end well (half an hour)
 	@$(BIN)/python -m simulations.faults
 
-results: $(INSTALLED)  ## pages of merge rules and methods from what is stored; what lacks is measured
+results: $(INSTALLED)  ## docs/merge-quality.md and the README table from stored measures; what lacks is measured
 	@$(BIN)/python -m simulations.merge_quality
+
+methods: $(INSTALLED)  ## docs/results.md from stored runs of all methods; what lacks is run (hours)
 	@$(BIN)/python -m simulations.method_quality
 
 clean:  ## remove .venv and caches
