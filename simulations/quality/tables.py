@@ -261,3 +261,50 @@ def verdict(cases: Cases, what: str) -> str:
         f"lead, {honest:.2f} points are flattery: that much it loses when it is chosen on one half "
         "of the test data and scored on the other."
     )
+
+
+def aims_table(cases: Cases) -> str:
+    """Return what the default rule was to reach on digits, and what it has reached."""
+    regimes = by(cases, regime_of)
+    against, noise = paired(cases, lead("grid", "excess-loss"))
+    worst = max(mean(regret(c, "excess-loss") for c in group) for group in regimes.values())
+    gains = {
+        shift: [
+            paired(group, lead("excess-loss", "tuned"))[0]
+            for group in regimes.values()
+            if (group[0]["group"], group[0]["start"]) == (shift, "warm")
+        ]
+        for shift in ("shared", "conflicting")
+    }
+    kept = 100 * mean(
+        score(case, "excess-loss") >= max(score(case, end) for end in ENDS) - 1e-9 for case in cases
+    )
+    cost = 100 * cost_of(cases, "excess-loss")
+    rows = [
+        (
+            "no worse than the grid, paired (points)",
+            f"{against:+.2f} ± {noise:.2f}",
+            against < noise,
+        ),
+        (
+            "forward passes beyond the gradient pass, of the grid's",
+            f"{EVALUATIONS.get('excess-loss', 0)} of {EVALUATIONS['grid']}",
+            4 * EVALUATIONS.get("excess-loss", 0) <= EVALUATIONS["grid"],
+        ),
+        ("regret in the worst regime ≤ 1.5 points", f"{worst:.2f}", worst <= 1.5),
+        (
+            "over fine-tuning, every shared regime: ≥ +2 points",
+            f"{min(gains['shared']):+.2f} to {max(gains['shared']):+.2f}",
+            min(gains["shared"]) >= 2,
+        ),
+        (
+            "over fine-tuning, every conflicting regime: ≥ −0.3 points",
+            f"{min(gains['conflicting']):+.2f} to {max(gains['conflicting']):+.2f}",
+            min(gains["conflicting"]) >= -0.3,
+        ),
+        ("no worse than the better adapter: ≥ 90 % of clients", f"{kept:.0f} %", kept >= 90),
+        ("cost ≤ 2 % of 300 local steps", f"{cost:.1f} %", cost <= 2),
+    ]
+    return table(
+        ["aim", "reached", "met"], [[aim, got, "yes" if met else "no"] for aim, got, met in rows]
+    )
