@@ -56,12 +56,18 @@ class Looks:
     def of(self, row: Row) -> dict[str, Any]:
         """Return how a row is drawn."""
         colour = self.colours[self._words(row, self.first)]
-        marker = self.markers[self._words(row, self.others)]
+        # Where one setting alone differs, markers tell those apart whose colours are the same.
+        marker = self.markers[self._words(row, self.others)] if self.others else self._round(colour)
         return {
             "color": COLOURS[colour % len(COLOURS)],
             "marker": MARKERS[marker % len(MARKERS)],
             "linestyle": LINES[colour // len(COLOURS) % len(LINES)],
         }
+
+    @staticmethod
+    def _round(colour: int) -> int:
+        """Return how often all colours were used up before this one."""
+        return colour // len(COLOURS)
 
     def handles(self) -> list[Line2D]:
         """Return the legend: a line for each colour, and a grey mark for each marker."""
@@ -69,9 +75,11 @@ class Looks:
         if self.first:
             for words, i in self.colours.items():
                 colour, line = COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]
+                marker = "" if self.others else MARKERS[self._round(i) % len(MARKERS)]
                 handles.append(
-                    Line2D([], [], linewidth=3, color=colour, linestyle=line, label=words)
-                )
+                    Line2D([], [], linewidth=3, color=colour, linestyle=line, marker=marker,
+                           markersize=8, label=words)
+                )  # fmt: skip
         if self.others:
             for words, i in self.markers.items():
                 marker = MARKERS[i % len(MARKERS)]

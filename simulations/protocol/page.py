@@ -109,6 +109,10 @@ def rates_table(store: Store) -> str:
 
 def verdict(rows: Sequence[Row]) -> str:
     """Say in words which methods are ahead of Potara, and which behind, beyond the noise."""
+    if all(len(row.group.runs) == 1 for row in rows):
+        return (
+            "One seed: there is no noise to hold the differences against, so read no order into it."
+        )
     ahead: list[str] = []
     behind: list[str] = []
     even: list[str] = []
