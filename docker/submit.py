@@ -12,30 +12,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.errors import PotaraError
 from simulations.composition import compose_settings
 from simulations.display import LiveDisplay
 from simulations.flower_cli import environment_of, run_app
-from simulations.run import placed, show
+from simulations.program import exit_status
+from simulations.running import placed, show
 
 
-def main(words: list[str]) -> int:
-    """Run; return the exit status."""
+def submit(words: list[str]) -> None:
+    """Run with these settings, and show what came out."""
     console = Console()
-    try:
-        settings = placed(compose_settings(words), None)
-        environment = environment_of(Path(os.environ["FLWR_HOME"]))
-        with LiveDisplay(console) as display:
-            folder = run_app(settings, environment, display, "submitted")
-    except PotaraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped by the user; the run goes on: flwr stop ends it", file=sys.stderr)
-        return 130
+    settings = placed(compose_settings(words), None)
+    environment = environment_of(Path(os.environ["FLWR_HOME"]))
+    with LiveDisplay(console) as display:
+        folder = run_app(settings, environment, display, "submitted")
     show(folder, console)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status(lambda: submit(sys.argv[1:]), "the run goes on: flwr stop ends it"))

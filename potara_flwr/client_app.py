@@ -26,11 +26,12 @@ from potara_flwr.client_state import (
 )
 from potara_flwr.client_store import State, check_writable, personalization_key
 from potara_flwr.clipping import clip_update
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.entries import Description, Report, pack
 from potara_flwr.errors import NodeError, PotaraError, SettingsError, StorageError, one_line
 from potara_flwr.methods import METHODS
 from potara_flwr.node import read_node
+from potara_flwr.reading import from_flat
 from potara_flwr.saving import save_client
 from potara_flwr.tasks.base import num_samples
 from potara_flwr.training import one_thread, time_limit

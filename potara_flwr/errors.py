@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
+
 
 class PotaraError(Exception):
     """Something a user can mend: the message says what is wrong and how to mend it, in one line."""
@@ -58,3 +61,9 @@ def one_line(text: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text[: 4 * MOST_CHARACTERS])
     line = " ".join(printable.split())
     return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 1]}…"
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """Return the end of an error line: the known name nearest to ``name``, or all of them."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(known)}"

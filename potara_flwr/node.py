@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from potara_flwr.config import Settings, nearest
-from potara_flwr.errors import NodeError, PotaraError
+from potara_flwr.config import Settings
+from potara_flwr.errors import NodeError, PotaraError, nearest
 
 
 class Node(BaseModel):

@@ -14,10 +14,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from potara_flwr.adapters import Adapter, LoraModel, load_adapter
-from potara_flwr.config import Settings, flat, from_flat
+from potara_flwr.config import Settings, flat
 from potara_flwr.entries import Report
 from potara_flwr.errors import SettingsError, StorageError
 from potara_flwr.methods import METHODS
+from potara_flwr.reading import from_flat
 from potara_flwr.saving import ADAPTER_FILE, RUN_FILE, save_client
 from potara_flwr.storage import file_hash, write_whole
 from potara_flwr.tasks.base import ClientData, num_samples

@@ -16,13 +16,14 @@ from potara_flwr.adapters import kind_of
 from potara_flwr.averaging import privacy_entry, strategy_of, with_noise
 from potara_flwr.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from potara_flwr.communication import Ledger, MeteredGrid
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.entries import Description, Report, unpack
 from potara_flwr.errors import PotaraError, ReplyError, RunError
 from potara_flwr.gathering import gather_clients
 from potara_flwr.history import RoundRecorder
 from potara_flwr.methods import METHODS
 from potara_flwr.personalization import Stopwatch
+from potara_flwr.reading import from_flat
 from potara_flwr.report import write_report
 from potara_flwr.results import (
     claimed_folder,

@@ -10,7 +10,6 @@ alone takes the place of its rows. All of it takes about ten minutes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -22,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from potara_flwr.base_models import find_model
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from potara_flwr.seeds import derive_seed
 from potara_flwr.setting_groups import Value
@@ -43,7 +43,8 @@ from potara_flwr.training import batches, one_thread
 from potara_flwr.workbench import Workbench
 from simulations.display import LiveDisplay
 from simulations.flower_runtime import run_with_flower
-from simulations.run import run
+from simulations.program import exit_status, parser_of
+from simulations.running import run
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 CONSOLE = Console()
@@ -283,15 +284,22 @@ def with_rows(page: str, rows: list[Row]) -> list[str]:
     return list((lines | {what(str(row)): str(row) for row in rows}).values())
 
 
-def main() -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3, help="repeats of each runtime")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return the exit status."""
+    parser = parser_of("simulations.bench", __doc__)
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repeats of each runtime (default: 3)"
+    )
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    args = parser.parse_args()
-    parts = [args.only] if args.only else list(PARTS)
-    rows = [row for part in parts for row in PARTS[part](args.repeats)]
-    lines = "\n".join(with_rows(PAGE.read_text(), rows) if args.only else map(str, rows))
+    args = parser.parse_args(arguments)
+    return exit_status(lambda: measure(args.only, args.repeats))
+
+
+def measure(only: str | None, repeats: int) -> None:
+    """Measure all parts, or one, and write the page."""
+    parts = [only] if only else list(PARTS)
+    rows = [row for part in parts for row in PARTS[part](repeats)]
+    lines = "\n".join(with_rows(PAGE.read_text(), rows) if only else map(str, rows))
     PAGE.write_text(
         f"""# Benchmarks
 
@@ -313,4 +321,4 @@ messages every 3 s.
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,22 +18,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.errors import PotaraError
 from simulations.comparison.differences import compare, remarks
 from simulations.comparison.page import write_page
 from simulations.comparison.runs import ComparisonError, common, find, group
 from simulations.comparison.tables import terminal_table
+from simulations.program import exit_status, parser_of
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m simulations.compare",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("simulations.compare", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where runs are")
     parser.add_argument(
         "--reference",
@@ -55,24 +49,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; return the exit status."""
     args = parse_arguments(arguments)
     output = args.output or args.folders[0] / "comparison"
+    return exit_status(lambda: compare_folders(args.folders, args.reference, output))
+
+
+def compare_folders(folders: Sequence[Path], reference: Sequence[str], output: Path) -> None:
+    """Compare the runs in the folders, write the page to ``output``, and show the table.
+
+    Raises
+    ------
+    ComparisonError
+        There are no runs, the reference is none of theirs, or the page cannot be written.
+    """
+    found = find(folders)
+    groups, copies = group(found)
+    rows = compare(groups, reference)
+    said = [*copies, *remarks(rows)]
     try:
-        found = find(args.folders)
-        groups, copies = group(found)
-        rows = compare(groups, args.reference)
-        said = [*copies, *remarks(rows)]
-        try:
-            write_page(output, rows, common(found, list(groups[0].settings)), said)
-        except OSError as error:
-            raise ComparisonError(f"{output} cannot be written ({error.strerror})") from None
-    except PotaraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        write_page(output, rows, common(found, list(groups[0].settings)), said)
+    except OSError as error:
+        raise ComparisonError(f"{output} cannot be written ({error.strerror})") from None
     Console().print(terminal_table(rows))
     for remark in said:
         print(f"note: {remark}")
     print(f"csv: {output / 'comparison.csv'}")
     print(f"page: {output / 'comparison.html'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from potara_flwr.config import Settings, from_flat, nearest, schema
-from potara_flwr.errors import SettingsError
+from potara_flwr.config import Settings, schema
+from potara_flwr.errors import SettingsError, nearest
+from potara_flwr.reading import from_flat
 from potara_flwr.setting_groups import Value
 
 INSTALLED = Path(__file__).parent / "conf"

@@ -23,13 +23,14 @@ from types import FrameType
 from rich.console import Console
 
 from potara_flwr.config import Settings
-from potara_flwr.errors import PotaraError, SettingsError
+from potara_flwr.errors import SettingsError
 from potara_flwr.results import claimed_folder, results_folder
 from simulations.composition import compose_settings
 from simulations.deployment.federation import Federation, federation
 from simulations.display import LiveDisplay
 from simulations.flower_cli import CONNECTION, PROJECT, run_app
-from simulations.run import placed, show
+from simulations.program import exit_status, parser_of
+from simulations.running import placed, show
 
 SHORT = ("federation.rounds=4", "federation.fraction-evaluate=0.0")
 """What holds unless the command line says otherwise."""
@@ -37,13 +38,7 @@ SHORT = ("federation.rounds=4", "federation.fraction-evaluate=0.0")
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m simulations.deploy",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("simulations.deploy", __doc__)
     parser.add_argument("--nodes", type=int, default=3, help="number of SuperNodes (default: 3)")
     parser.add_argument(
         "--keep-going", action="store_true", help="leave the federation up until Ctrl-C"
@@ -115,19 +110,14 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit status."""
     args = parse_arguments(arguments)
-    console = Console()
     signal.signal(signal.SIGTERM, interrupt)
-    try:
+
+    def work() -> None:
+        console = Console()
         settings = placed(deployed_settings(args.settings, args.nodes), args.results)
-        folder = deploy(settings, console, keep_going=args.keep_going)
-    except PotaraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped by the user", file=sys.stderr)
-        return 130
-    show(folder, console)
-    return 0
+        show(deploy(settings, console, keep_going=args.keep_going), console)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

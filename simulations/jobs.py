@@ -23,7 +23,7 @@ from potara_flwr.errors import PotaraError, RunError, SettingsError
 from potara_flwr.results import read_results
 from simulations.composition import settings_of
 from simulations.display import LiveDisplay
-from simulations.run import run_displayed
+from simulations.running import run_displayed
 
 LONGEST = 150
 """Characters of the words in a folder's name; file systems take names of 255 bytes."""

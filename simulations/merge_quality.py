@@ -14,11 +14,12 @@ label, split, domain) and a text encoder's folder, named as the stored ones were
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from simulations.measuring import measuring_parser, workers
+from simulations.program import exit_status
 from simulations.quality.families import (
     Family,
     digit_families,
@@ -28,9 +29,6 @@ from simulations.quality.families import (
 )
 from simulations.quality.measures import measure_family, store, stored
 
-ROOT = Path(__file__).parents[1]
-STORED = ROOT / "docs" / "data" / "merge-quality"
-
 
 def make(family: Family, adapters: Path, file: Path) -> str:
     """Train and measure a family and store its measures; return its name."""
@@ -38,20 +36,8 @@ def make(family: Family, adapters: Path, file: Path) -> str:
     return family.name
 
 
-def main() -> None:
+def measure(args: argparse.Namespace) -> None:
     """Train and measure what lacks, and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of digits, from 0")
-    parser.add_argument("--sentiment-seeds", type=int, default=2, help="seeds of sentiment")
-    parser.add_argument("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
-    parser.add_argument("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
-    parser.add_argument("--stored", type=Path, default=STORED, metavar="FOLDER")
-    parser.add_argument(
-        "--adapters", type=Path, default=Path("results") / "merge-quality", metavar="FOLDER"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    args = parser.parse_args()
-
     data, model = args.sentiment_data, args.sentiment_model
     sentiment = sentiment_families(
         args.sentiment_seeds, data or Path("sentiment4.parquet"), model or Path("model")
@@ -63,8 +49,7 @@ def main() -> None:
         for family in [family for family in lacking if family.group == "sentiment"]:
             lacking.remove(family)
             print(f"{family.name}: left out; it needs --sentiment-data and --sentiment-model")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+    with workers(args.workers) as pool:
         futures = [pool.submit(make, family, args.adapters, files[family]) for family in lacking]
         for future in futures:
             print(f"{future.result()}: measured", flush=True)
@@ -76,5 +61,19 @@ def main() -> None:
     write_readme(cases)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return the exit status."""
+    parser = measuring_parser("simulations.merge_quality", __doc__, "merge-quality")
+    parser.add_argument(
+        "--adapters",
+        type=Path,
+        default=Path("results") / "merge-quality",
+        metavar="FOLDER",
+        help="where trained adapters are kept (default: results/merge-quality)",
+    )
+    args = parser.parse_args(arguments)
+    return exit_status(lambda: measure(args), at_interrupt="the same command continues")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,14 +13,15 @@ domain) and a text encoder's folder, named as the stored ones were.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from potara_flwr.config import Settings
 from simulations.jobs import Job, run_job
+from simulations.measuring import measuring_parser, workers
+from simulations.program import exit_status
 from simulations.protocol.stored import Store, compact
 from simulations.protocol.studies import (
     DIGITS,
@@ -34,9 +35,6 @@ from simulations.protocol.studies import (
     transports,
     tuning,
 )
-
-ROOT = Path(__file__).parents[1]
-STORED = ROOT / "docs" / "data" / "method-quality"
 
 Wanted = Iterable[tuple[Store, Settings]]
 
@@ -90,25 +88,12 @@ def compared(stores: Sequence[Store], seeds: int, sentiment_seeds: int) -> Itera
                     yield store, settings
 
 
-def main() -> None:
+def measure(args: argparse.Namespace) -> None:
     """Make the runs that lack, and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of digits, from 0")
-    parser.add_argument("--sentiment-seeds", type=int, default=2, help="seeds of sentiment")
-    parser.add_argument("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
-    parser.add_argument("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
-    parser.add_argument("--stored", type=Path, default=STORED, metavar="FOLDER")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results") / "method-quality", metavar="FOLDER"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    args = parser.parse_args()
-
     data, model = args.sentiment_data, args.sentiment_model
     stores = [Store(one, args.stored) for one in benchmarks(data, model).values()]
     able = [store for store in stores if store.name != SENTIMENT or (data and model)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+    with workers(args.workers) as pool:
         folder = args.results.absolute()
         tuned = [store for store in able if store.name in DIGITS]
         make_lacking(((s, run) for s in tuned for run in tuning(s.benchmark)), folder, pool)
@@ -119,5 +104,19 @@ def main() -> None:
     write_page(stores)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return the exit status."""
+    parser = measuring_parser("simulations.method_quality", __doc__, "method-quality")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results") / "method-quality",
+        metavar="FOLDER",
+        help="where runs are made (default: results/method-quality)",
+    )
+    args = parser.parse_args(arguments)
+    return exit_status(lambda: measure(args), at_interrupt="the same command continues")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

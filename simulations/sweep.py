@@ -25,23 +25,18 @@ from rich.text import Text
 
 from potara_flwr.config import Settings
 from potara_flwr.console import NONE, number, percent
-from potara_flwr.errors import PotaraError, RunError, SettingsError
+from potara_flwr.errors import RunError, SettingsError
 from simulations.composition import compose_sweep
 from simulations.jobs import Job, label_of
 from simulations.launching import launch, locked
+from simulations.program import exit_status, parser_of
 
 SWEEPS = Path("results") / "sweeps"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m simulations.sweep",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("simulations.sweep", __doc__)
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="as Hydra calls a sweep; always so here"
     )
@@ -111,33 +106,32 @@ def outcome_table(jobs: Sequence[Job], kept: Sequence[Job]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sweep; return the exit status."""
     args = parse_arguments(arguments)
-    console = Console()
-    try:
-        config, runs = compose_sweep(args.settings)
-        folder = args.results or default_folder([words for words, _ in runs])
-        folder = folder.expanduser().absolute()
-        jobs = plan(runs, folder)
-        with locked(folder):
-            kept = [job for job in jobs if job.results()]
-            for job in jobs:  # what a sweep that was killed has left is not the run's doing
-                job.attempts.unlink(missing_ok=True)
-            for job in kept:
-                print(f"kept: {job.label}", flush=True)
-            if len(kept) < len(jobs):
-                try:
-                    common = common_names([words for words, _ in runs])
-                    launch(args.settings, config, folder, common)
-                except RunError as error:
-                    print(f"error: {error}", file=sys.stderr)
-            failed = [job for job in jobs if not job.results()]
-    except PotaraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped by the user; the same command continues", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: sweep(args.settings, args.results), at_interrupt="the same command continues"
+    )
 
-    console.print(outcome_table(jobs, kept))
+
+def sweep(settings: Sequence[str], results: Path | None) -> int:
+    """Make the runs that are not there yet, and show all; return the exit status."""
+    config, runs = compose_sweep(settings)
+    folder = results or default_folder([words for words, _ in runs])
+    folder = folder.expanduser().absolute()
+    jobs = plan(runs, folder)
+    with locked(folder):
+        kept = [job for job in jobs if job.results()]
+        for job in jobs:  # what a sweep that was killed has left is not the run's doing
+            job.attempts.unlink(missing_ok=True)
+        for job in kept:
+            print(f"kept: {job.label}", flush=True)
+        if len(kept) < len(jobs):
+            try:
+                common = common_names([words for words, _ in runs])
+                launch(settings, config, folder, common)
+            except RunError as error:
+                print(f"error: {error}", file=sys.stderr)
+        failed = [job for job in jobs if not job.results()]
+
+    Console().print(outcome_table(jobs, kept))
     for job in failed:
         reason = job.error() or "it was not finished; the same command continues"
         print(f"failed: {job.label}: {reason}", file=sys.stderr)

@@ -13,7 +13,8 @@ import hypothesis
 import pytest
 from tiny_models import make_tiny_digits_vit
 
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
+from potara_flwr.reading import from_flat
 from potara_flwr.workbench import Workbench
 
 # A machine may be busy: how long an example takes is no fault. And what fails, fails every time.

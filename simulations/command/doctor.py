@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,26 +39,39 @@ def doctor(
       potara doctor
       potara doctor experiment=sentiment data.path=/data/a.parquet
     """
-    from simulations.composition import compose_settings
-
     states = []
-    for check in checks(compose_settings(settings or []), state_dir):
+    for check in checks(settings or [], state_dir):
         typer.echo(str(check))
         states.append(check.state)
     typer.echo(", ".join(f"{states.count(state)} {state}" for state in ("ok", "warn", "fail")))
     raise typer.Exit(int("fail" in states))
 
 
-def checks(settings: Settings, state_dir: Path | None) -> Iterator[Check]:
-    """Make every check, the quick ones first."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+def checks(words: Sequence[str], state_dir: Path | None) -> Iterator[Check]:
+    """Make every check, the quick ones first. Settings are read, and what they name is looked at,
+    only where all packages are there: they load most of them.
 
-    from simulations.command.checks import flower, machine, packages
+    Raises
+    ------
+    SettingsError
+        A setting is wrong; raised before the first check is given.
+    """
+    from simulations.command.checks import machine, packages
 
-    yield machine.check_python()
-    found = list(packages.check_packages())
+    found = [machine.check_python(), *packages.check_packages()]
+    settings = None
+    if all(check.state == "ok" for check in found):
+        from simulations.composition import compose_settings
+
+        settings = compose_settings(words)
     yield from found
     yield machine.check_folder("flower home", Path(os.environ.get("FLWR_HOME", "~/.flwr")))
+    if settings is None:
+        return
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from simulations.command.checks import flower
+
     yield machine.check_folder("results", Path(settings.run.results or "results"))
     yield machine.check_folder("hub cache", Path(HF_HUB_CACHE))
     if state_dir:
@@ -67,9 +80,8 @@ def checks(settings: Settings, state_dir: Path | None) -> Iterator[Check]:
     yield flower.check_variables()
     yield from flower.check_ports()
     yield from flower.check_superlinks(flower.running_superlinks())
-    if all(check.state == "ok" for check in found):
-        yield packages.check_torch(settings)
-        yield from material_checks(settings)
+    yield packages.check_torch(settings)
+    yield from material_checks(settings)
 
 
 def material_checks(settings: Settings) -> Iterator[Check]:

@@ -1,15 +1,12 @@
 """The ``potara`` command: its subcommands, and how each of them ends.
 
-An error is one line on stderr, whatever it is; the traceback comes if ``POTARA_TRACEBACK`` is set.
 The exit status is 0, 1 for an error, 2 for a command line that cannot be read, 130 for Ctrl-C.
 Nothing slow is imported before a subcommand is at work, so that help and completion come at once.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -18,17 +15,11 @@ import typer
 import typer.core
 
 from potara_flwr import __version__
-from potara_flwr.errors import PotaraError
 from simulations.command.doctor import doctor
 from simulations.command.personalize import personalize
 from simulations.command.report import report
 from simulations.command.run import run
-
-TRACEBACK = "POTARA_TRACEBACK"
-"""Environment variable that has errors show their traceback, if it is set to anything."""
-
-INTERRUPTED = 130
-"""Exit status of what Ctrl-C has ended, by the shell's custom: 128 + SIGINT."""
+from simulations.program import INTERRUPTED, exit_status, interrupted
 
 
 class PlainCommand(typer.core.TyperCommand):
@@ -79,6 +70,11 @@ def potara(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_status(lambda: obey(words))
+
+
+def obey(words: list[str]) -> int:
+    """Let Click read the command line and call the subcommand; return the exit status."""
     try:
         status = typer.main.get_command(app).main(words, "potara", standalone_mode=False)
     except click.ClickException as error:
@@ -86,24 +82,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help_at = f" ({where} --help)" if where else ""
         print(f"error: {error.format_message()}{help_at}", file=sys.stderr)
         return error.exit_code
-    except PotaraError as error:
-        return failed(str(error))
-    except Exception as error:  # noqa: BLE001
-        # The one place where whatever is raised becomes a line for people.
-        first = str(error).strip().partition("\n")[0]
-        said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-        return failed(
-            f"{said} (not foreseen: with {TRACEBACK}=1 the same command shows where; please open "
-            "an issue with that)"
-        )
-    if status == INTERRUPTED:
-        print("error: stopped by the user", file=sys.stderr)
-    return int(status or 0)
-
-
-def failed(line: str) -> int:
-    """Print an error, after its traceback if that is asked for; return the exit status."""
-    if os.environ.get(TRACEBACK):
-        traceback.print_exc()
-    print(f"error: {line}", file=sys.stderr)
-    return 1
+    # Click has turned a KeyboardInterrupt into this status.
+    return interrupted() if status == INTERRUPTED else int(status or 0)

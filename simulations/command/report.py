@@ -30,7 +30,7 @@ def report(
     from rich.console import Console
 
     from potara_flwr.report import write_report
-    from simulations.run import show
+    from simulations.running import show
 
     folder = folder.expanduser().absolute()
     results = read_checked(folder)

@@ -48,6 +48,6 @@ def run(
       potara run data.shift=shared merge.rule=segment seed=3
       potara run --runtime flwr experiment=paper
     """
-    from simulations.run import run_and_show
+    from simulations.running import run_and_show
 
     run_and_show(settings or [], runtime, results)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.errors import PotaraError, SettingsError
+from potara_flwr.errors import SettingsError
 from simulations.deploy import interrupt
 from simulations.faults.diary import Diary
 from simulations.faults.disturbing import Disturber
@@ -40,17 +40,12 @@ from simulations.faults.table import (
     on_screen,
 )
 from simulations.faults.worlds import World, actors, real_processes
+from simulations.program import exit_status, parser_of
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m simulations.faults",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("simulations.faults", __doc__)
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="draws what and when (default: 0)")
     parser.add_argument(
@@ -103,22 +98,19 @@ def faults(diary: Diary, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit status."""
     args = parse_arguments(arguments)
-    console = Console()
     signal.signal(signal.SIGTERM, interrupt)
     folder = args.results or Path("results") / f"faults-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    folder = folder.expanduser().absolute()
-    diary = Diary(folder, args.kills, args.seed)
-    try:
-        if folder.exists():
-            raise SettingsError(f"--results: {folder} is there already; name a new folder")
-        folder.mkdir(parents=True)
-        faults(diary, console)
-    except PotaraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: stopped by the user", file=sys.stderr)
-        return 130
+    diary = Diary(folder.expanduser().absolute(), args.kills, args.seed)
+    return exit_status(lambda: keep(diary))
+
+
+def keep(diary: Diary) -> int:
+    """Disturb and write it down in the diary's folder; return the exit status."""
+    console, folder = Console(), diary.folder
+    if folder.exists():
+        raise SettingsError(f"--results: {folder} is there already; name a new folder")
+    folder.mkdir(parents=True)
+    faults(diary, console)
     console.print(on_screen(FINDINGS, findings_rows(diary.findings)))
     console.print(on_screen(KILLS, kills_rows(diary.struck)))
     console.print(f"{folder / 'faults.json'}: {'all ended well' if diary.well else 'NOT WELL'}")

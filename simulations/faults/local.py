@@ -11,9 +11,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.errors import RunError
 from potara_flwr.in_process import run_in_process
+from potara_flwr.reading import from_flat
 from potara_flwr.results import CHECKPOINT, RESULTS, read_results
 from potara_flwr.setting_groups import Value
 

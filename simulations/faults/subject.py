@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
+from potara_flwr.reading import from_flat
 from potara_flwr.setting_groups import Value
 
 ROUNDS = 2

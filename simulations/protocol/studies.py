@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.methods import METHODS
+from potara_flwr.reading import from_flat
 from simulations.composition import compose_settings
 
 Run = dict[str, Any]

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from potara_flwr.adapters import Adapter
 from potara_flwr.aggregation import weighted_average
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.personalization import refit, train_local
+from potara_flwr.reading import from_flat
 from potara_flwr.seeds import derive_seed
 from potara_flwr.setting_groups import Value
 from potara_flwr.tasks.base import ClientData, num_samples

@@ -14,8 +14,8 @@ from tiny_models import (
 )
 
 from potara_flwr.adapters import kind_of, load_adapter
-from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from potara_flwr.tasks import TASKS
 from potara_flwr.workbench import Workbench

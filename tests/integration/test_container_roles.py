@@ -12,8 +12,8 @@ import psutil
 import pytest
 from run_words import words_of
 
-from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from simulations.processes import free_port, stop_all
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from simulations.deployment.credentials import Authority
 from simulations.deployment.federation import federation

@@ -11,9 +11,9 @@ import pytest
 from run_words import words_of
 
 from potara_flwr import server_app
-from potara_flwr.config import from_flat
 from potara_flwr.errors import RunError
 from potara_flwr.in_process import run_in_process
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from simulations import flower_cli, flower_runtime
 

@@ -11,8 +11,8 @@ from peft import PeftModel
 from tiny_llama import make_tiny_llama
 from transformers import AutoModelForCausalLM
 
-from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
+from potara_flwr.reading import from_flat
 from potara_flwr.tasks import causal
 from potara_flwr.workbench import Workbench, workbench
 from simulations.composition import compose_settings

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from potara_flwr.adapters import load_adapter
-from potara_flwr.config import from_flat
 from potara_flwr.in_process import run_in_process
 from potara_flwr.personalization import train_local
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from potara_flwr.rules import RULES
 from potara_flwr.workbench import Workbench
@@ -119,9 +119,8 @@ def test_the_pages_are_what_the_stored_measures_give(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(page, "README", copy)
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-    monkeypatch.setattr("sys.argv", ["merge_quality"])
     monkeypatch.setattr(merge_quality, "make", None)
-    merge_quality.main()
+    assert merge_quality.main([]) == 0
     assert (tmp_path / "page.md").read_text() == text
     assert copy.read_text() == readme
 

@@ -6,9 +6,10 @@ import statistics
 
 import pytest
 
-from potara_flwr.config import from_flat
 from potara_flwr.methods import METHODS
+from potara_flwr.reading import from_flat
 from simulations import method_quality
+from simulations.measuring import STORED
 from simulations.protocol import page
 from simulations.protocol.stored import Store, compact
 from simulations.protocol.studies import (
@@ -152,7 +153,9 @@ def test_the_page_is_what_the_stored_runs_give(tmp_path, monkeypatch):
     committed = page.PAGE.read_text()
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-    page.write_page([Store(one, method_quality.STORED) for one in benchmarks(None, None).values()])
+    page.write_page(
+        [Store(one, STORED / "method-quality") for one in benchmarks(None, None).values()]
+    )
     assert page.PAGE.read_text() == committed
 
 

@@ -11,11 +11,11 @@ from clients import same_bits
 from tiny_models import make_tiny_bert, sentences
 
 from potara_flwr.adapters import load_adapter
-from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError, StorageError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.methods import METHODS
 from potara_flwr.offline import personalize_offline
+from potara_flwr.reading import from_flat
 from potara_flwr.results import digest, read_results
 from simulations.composition import compose_settings
 

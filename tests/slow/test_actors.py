@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from potara_flwr.config import from_flat
+from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from simulations.display import LiveDisplay
 from simulations.flower_runtime import run_with_flower

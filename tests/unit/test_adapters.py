@@ -6,9 +6,9 @@ from peft import PeftModel
 from transformers import AutoModelForImageClassification
 
 from potara_flwr.adapters import LoraModel, kind_of, load_adapter, lora_pairs, save_adapter
-from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.merging import segment_between
+from potara_flwr.reading import from_flat
 from potara_flwr.training import train
 from potara_flwr.workbench import Workbench
 

@@ -4,8 +4,8 @@ import pytest
 
 from potara_flwr.averaging import outweighs, privacy_entry, strategy_of, with_noise
 from potara_flwr.communication import Ledger
-from potara_flwr.config import from_flat
 from potara_flwr.entries import Description
+from potara_flwr.reading import from_flat
 from potara_flwr.strategies import ClippedAveraging, LoraAveraging, PrivateAveraging, RestOfWorld
 
 PRIVATE = {"privacy.clipping-norm": 1.0, "federation.weighting": "uniform"}

@@ -4,11 +4,11 @@ import datasets
 import pytest
 from hub_copies import COPIES, write_copies
 
-from potara_flwr.config import from_flat
 from potara_flwr.data.benchmarks import BENCHMARKS, CONVERTED
 from potara_flwr.data.examples import Example, RowError, choice, listing_options, open_question
 from potara_flwr.data.questions import load_benchmark
 from potara_flwr.errors import SettingsError
+from potara_flwr.reading import from_flat
 
 THIRD = {  # the question that the third invented row of each asks
     "boolq": Example(

@@ -15,9 +15,9 @@ from transformers import (
 
 from potara_flwr.adapted import AdaptedModel
 from potara_flwr.base_models import load_causal_lm, tokenizer_of
-from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients
+from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.causal import answer_ids, log_probabilities
 from potara_flwr.tasks.multiple_choice import option_scores

@@ -5,8 +5,8 @@ import torch
 from full_disk import fill_disk
 
 from potara_flwr.client_store import ClientStore, State, check_writable, personalization_key
-from potara_flwr.config import from_flat
 from potara_flwr.errors import StorageError
+from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import ClientData
 
 

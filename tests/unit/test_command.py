@@ -15,10 +15,12 @@ from results_example import example_results
 from typer.testing import CliRunner
 
 from potara_flwr import __version__
+from potara_flwr.errors import PotaraError
 from potara_flwr.results import write_results
 from simulations.command import main as command
 from simulations.command.run import setting_names
 from simulations.composition import compose_settings
+from simulations.program import TRACEBACK
 
 ROOT = Path(__file__).parents[2]
 GROUP = typer.main.get_command(command.app)
@@ -100,22 +102,22 @@ def run_raises(monkeypatch):
         def run_and_show(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr("simulations.run.run_and_show", run_and_show)
+        monkeypatch.setattr("simulations.running.run_and_show", run_and_show)
 
     return raises
 
 
 def test_what_nobody_foresaw_is_one_line_that_says_what_to_do(run_raises, capsys, monkeypatch):
-    monkeypatch.delenv(command.TRACEBACK, raising=False)
+    monkeypatch.delenv(TRACEBACK, raising=False)
     run_raises(ZeroDivisionError("by zero\nand more"))
     assert command.main(["run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ZeroDivisionError: by zero (not foreseen: with POTARA_TRACEBACK")
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), command.PotaraError("no room")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), PotaraError("no room")])
 def test_a_traceback_comes_where_it_is_asked_for(error, run_raises, capsys, monkeypatch):
-    monkeypatch.setenv(command.TRACEBACK, "1")
+    monkeypatch.setenv(TRACEBACK, "1")
     run_raises(error)
     assert command.main(["run"]) == 1
     said = capsys.readouterr().err
@@ -131,10 +133,10 @@ def test_ctrl_c_is_one_line_and_130(run_raises, capsys):
 
 
 def test_simulations_run_is_potara_run(monkeypatch):
-    from simulations import run
+    from simulations import run, running
 
     seen = []
-    monkeypatch.setattr(run, "run_and_show", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(running, "run_and_show", lambda *arguments: seen.append(arguments))
     words = ["--results", "some/folder", "seed=3", "--runtime", "flwr", "lora.rank=2"]
     assert run.main(words) == command.main(["run", *words]) == 0
     assert seen == [(["seed=3", "lora.rank=2"], "flwr", Path("some/folder"))] * 2

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from run_words import words_of
 
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
+from potara_flwr.reading import from_flat
 from simulations.composition import CONF, INSTALLED, compose_settings, compose_sweep, preset_names
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from flwr.common.config import flatten_dict
 
-from potara_flwr.config import Settings, from_flat, schema, settings_table
+from potara_flwr.config import Settings, schema, settings_table
 from potara_flwr.errors import SettingsError
+from potara_flwr.reading import from_flat
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from potara_flwr.adapters import LoraModel
-from potara_flwr.config import from_flat
 from potara_flwr.data.benchmarks import BENCHMARKS
+from potara_flwr.reading import from_flat
 from potara_flwr.setting_groups import LoraSettings
 from simulations.composition import compose_settings
 from simulations.cost import LLAMA_3_2_3B, OPTIONS, PRESETS, Shape, need, table

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from potara_flwr.config import Settings, from_flat
-from simulations.command import doctor
+from potara_flwr.config import Settings
+from potara_flwr.reading import from_flat
+from simulations import composition
 from simulations.command import main as command
 from simulations.command.checks import flower, machine, material, packages
 from simulations.command.checks.check import Check, fail, ok, warn
@@ -361,7 +362,7 @@ def test_doctor_looks_at_this_machine_and_says_so_in_its_exit_status(tmp_path, c
 def test_doctor_loads_nothing_slow_where_packages_lack(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(packages, "check_packages", lambda: [fail("torch", "lacks", "install it")])
-    monkeypatch.setattr(doctor, "material_checks", lambda _: pytest.fail("loads torch"))
+    monkeypatch.setattr(composition, "compose_settings", lambda _: pytest.fail("loads torch"))
     assert command.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "fail  torch: lacks → install it" in out

@@ -8,9 +8,9 @@ from PIL import Image
 from tiny_models import make_tiny_cifar, make_tiny_vit
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from potara_flwr.config import from_flat
 from potara_flwr.data.sources import load_table
 from potara_flwr.errors import SettingsError
+from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import num_samples
 from potara_flwr.tasks.image_classification import ImageClassification
 from potara_flwr.training import train

@@ -6,8 +6,8 @@ import socket
 import pytest
 from rich.console import Console
 
-from potara_flwr.config import from_flat
 from potara_flwr.errors import RunError, SettingsError
+from potara_flwr.reading import from_flat
 from simulations.jobs import ERROR, Job, label_of
 from simulations.launching import check_reachable, locked, ray_words
 from simulations.sweep import common_names, default_folder, main, outcome_table, plan

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from potara_flwr.config import from_flat
 from potara_flwr.errors import NodeError, SettingsError
 from potara_flwr.node import read_node
+from potara_flwr.reading import from_flat
 
 
 @pytest.fixture

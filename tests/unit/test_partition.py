@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from potara_flwr.config import from_flat
 from potara_flwr.data.partition import partition
 from potara_flwr.errors import SettingsError
+from potara_flwr.reading import from_flat
 
 LABELS = np.arange(600) % 6
 KINDS = ("dirichlet", "pathological", "size-skewed", "natural", "iid")

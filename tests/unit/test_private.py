@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from potara_flwr.aggregation import mean_of_clipped
 from potara_flwr.clipping import clip_update
 from potara_flwr.communication import Ledger
-from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.methods import METHODS
+from potara_flwr.reading import from_flat
 from potara_flwr.setting_groups import PrivacySettings
 from potara_flwr.strategies import ClippedAveraging, PrivateAveraging, RestOfWorld
 from potara_flwr.strategies.private import global_numpy_seed

@@ -5,8 +5,8 @@ import copy
 import pytest
 from results_example import example_results
 
-from potara_flwr.config import from_flat
 from potara_flwr.errors import StorageError
+from potara_flwr.reading import from_flat
 from potara_flwr.results import digest, read_results, results_folder, summarize, write_results
 from potara_flwr.saving import replacing
 

@@ -3,7 +3,8 @@
 import pytest
 from run_words import words_of
 
-from simulations.run import main, new_folder
+from simulations.run import main
+from simulations.running import new_folder
 
 
 @pytest.mark.parametrize(

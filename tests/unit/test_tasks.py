@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from potara_flwr.base_models import find_model, load_image_classifier
-from potara_flwr.config import Settings, from_flat
+from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
+from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import num_samples, split_client
 from potara_flwr.tasks.digits import Digits, load_images, split_images
 

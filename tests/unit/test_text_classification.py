@@ -6,9 +6,9 @@ import torch
 from tiny_models import make_tiny_bert, sentences
 
 from potara_flwr.adapters import LoraModel
-from potara_flwr.config import from_flat
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients
+from potara_flwr.reading import from_flat
 from potara_flwr.tasks import text_classification
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.text_classification import TextClassification

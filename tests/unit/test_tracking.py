@@ -6,8 +6,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from potara_flwr.config import from_flat
 from potara_flwr.errors import RunError, SettingsError
+from potara_flwr.reading import from_flat
 from potara_flwr.tracking import TRACKERS, final_metrics, round_metrics, tracking
 
 ROUND = {"round": 1, "loss": 2.0, "accuracy": None, "bytes_up": 10, "clients": [0, 1]}
