@@ -123,8 +123,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     StorageError
         Something in it cannot be written; what was there before is there still.
     """
-    # The name is always the same, so that what a killed process leaves is in nobody's way.
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    # The names are always the same, so that what a killed process leaves is in nobody's way.
+    temporary, before = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     with writing(folder):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -132,12 +132,16 @@ def replacing(folder: Path) -> Iterator[Path]:
             yield temporary
             for place in (*temporary.rglob("*"), temporary):
                 sync(place)
-            if folder.exists():
-                shutil.rmtree(folder)
+            shutil.rmtree(before, ignore_errors=True)
+            if folder.exists():  # no call of Python's exchanges two folders: gone between two lines
+                os.replace(folder, before)
             os.replace(temporary, folder)
             sync(folder.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if before.exists() and not folder.exists():
+                os.replace(before, folder)
+            for rest in (temporary, before):
+                shutil.rmtree(rest, ignore_errors=True)
 
 
 def _save(

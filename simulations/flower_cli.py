@@ -22,6 +22,11 @@ from simulations.processes import STOP_SECONDS
 PROJECT = Path(__file__).parent.parent
 CONNECTION = "potara"
 
+LAST_LINES_SECONDS = 8.0
+"""How long to wait for the last lines of a run that has failed: an app's process has 3 s before it
+tells its end and 3 s after it (``flush_logs`` and ``stop_log_uploader`` of Flower 1.41).
+"""
+
 
 def environment_of(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of Flower's processes and commands: its ``home``, no telemetry, no
@@ -77,6 +82,8 @@ def run_app(
     log = follow(run_id, environment, display)
     status = status_of(run_id, environment)
     if status != "finished:completed" or not (results / "results.json").is_file():
+        if not display.error:
+            log = rest_of_log(run_id, environment, display, log)
         if display.error:
             raise RunError(display.error)
         place = results.with_name(results.name + ".log")
@@ -123,6 +130,30 @@ def follow(run_id: str, environment: dict[str, str], display: LiveDisplay) -> st
         finally:
             process.terminate()
     return "".join(lines)
+
+
+def rest_of_log(
+    run_id: str, environment: dict[str, str], display: LiveDisplay, followed: str
+) -> str:
+    """Show what of a log came after the run's end; return all of it.
+
+    Flower's stream ends when it sees the run's status, and the processes of an app send their last
+    lines in the seconds around that.
+    """
+    deadline = time.monotonic() + LAST_LINES_SECONDS
+    seen = len(followed.splitlines())
+    while not display.error and time.monotonic() < deadline:
+        done = subprocess.run(
+            ["flwr", "log", run_id, CONNECTION, "--show"],
+            env=environment, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        for line in lines[seen:]:
+            display.feed(line)
+        if len(lines) > seen:
+            seen, followed = len(lines), done.stdout
+        time.sleep(0.5)
+    return followed
 
 
 def flwr(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
