@@ -1,4 +1,4 @@
-"""A real federation: TLS, node keys, real SuperNodes. Equal bits, and who is not let in."""
+"""A real federation: TLS, node keys, real SuperNodes. Equal bits, a kill, and who is not let in."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from potara_flwr.results import read_results
 from simulations.deployment.credentials import Authority
 from simulations.deployment.federation import federation
 from simulations.display import LiveDisplay
+from simulations.faults.disturbing import Disturber
+from simulations.faults.local import finish
+from simulations.faults.plan import Kill, PlannedRun
+from simulations.faults.subject import NAMES, adapters_here, adapters_of, settings_of
+from simulations.faults.worlds import RealProcesses
 from simulations.flower_cli import flwr, run_app
+from simulations.flower_runtime import run_with_flower
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("clinic-a", "clinic-b")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def flower_processes() -> set[int]:
     return found
 
 
-def test_supernodes_give_the_bits_of_the_in_process_runtime(running, tiny, tmp_path):
+def test_all_three_runtimes_give_the_same_bits(running, tiny, tmp_path):
     overrides = {
         "data.num-clients": 2,
         "federation.nodes": ",".join(NAMES),
@@ -53,31 +58,44 @@ def test_supernodes_give_the_bits_of_the_in_process_runtime(running, tiny, tmp_p
         "federation.fraction-evaluate": 0.0,
     }
     settings = tiny({**overrides, "run.results": str(tmp_path / "real")})
+    unnamed = settings.to_flat() | {"federation.nodes": "", "run.results": str(tmp_path / "ray")}
     with LiveDisplay(Console(quiet=True)) as display:
         run_app(settings, running.environment, display, "on SuperNodes")
+        run_with_flower(from_flat(unnamed), display)
     here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
+
     real = read_results(tmp_path / "real")
     assert real["digest"] == read_results(here)["digest"]
     assert [client["name"] for client in real["clients"]] == list(NAMES)
     kinds = [message["kind"] for message in real["communication"]["messages"]]
     assert kinds == ["describe"] * 2 + ["train"] * 2 + ["personalize"] * 2
-    shared = Path("federated") / "adapter_model.safetensors"
-    assert (tmp_path / "real" / shared).read_bytes() == (here / shared).read_bytes()
+
+    clients = {}
     for client, name in enumerate(NAMES):
         state = running.folder / "nodes" / name / "state"
         assert (state / "data" / f"client-{client}.safetensors").is_file()
-        (own,) = state.glob(f"*/{client}/personalized")
-        adapters = sorted(own.rglob("adapter_model.safetensors"))
-        assert len(adapters) == 2
-        for file in adapters:
-            twin = here / "clients" / str(client) / file.relative_to(own)
-            assert file.read_bytes() == twin.read_bytes(), file
+        (clients[client],) = state.glob(f"*/{client}/personalized")
+    expected = adapters_here(here)
+    assert len(expected) == 1 + 2 * 2
+    assert adapters_of(tmp_path / "real", clients) == expected
+    assert adapters_here(tmp_path / "ray") == expected
+
+
+def test_a_run_whose_serverapp_is_killed_goes_on_and_ends_with_the_same_bits(running, tmp_path):
+    finish(settings_of({}), tmp_path / "whole", tmp_path / "whole.log")
+    world = RealProcesses(running)
+    disturber = Disturber(world, tmp_path, adapters_here(tmp_path / "whole"), say=print)
+    kill = Kill("ServerApp", stage=2, fraction=0.0, node=0)
+    (struck,), left = disturber.run(PlannedRun(strict=True, kills=(kill,)), "disturbed")
+    assert (struck.at_stage, struck.then) == (2, "stopped, resumed after round 1")
+    assert struck.equal
+    assert left == []
 
 
 def test_who_is_not_let_in(running):
-    unregistered = running.add_node("unregistered", {"name": "clinic-a"}, registered=False)
+    unregistered = running.add_node("unregistered", {"name": NAMES[0]}, registered=False)
     other = Authority("another").write(running.folder / "other.crt")
-    deceived = running.add_node("deceived", {"name": "clinic-b"}, ca_certificate=other)
+    deceived = running.add_node("deceived", {"name": NAMES[1]}, ca_certificate=other)
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(f"http://{running.address}/health", trust_env=False)
     unregistered.wait_for("Failed to activate SuperNode")
