@@ -107,6 +107,20 @@ def rates_table(store: Store) -> str:
     return table(["`method`", *(f"{rate:g}" for rate in LEARNING_RATES)], rows)
 
 
+def at_the_ends(store: Store) -> str:
+    """Say whose best learning rate is the lowest or the highest of the grid."""
+    rates = best_rates(store.benchmark, store.of_all())
+    found = [
+        f"{end} of the grid is best for {', '.join(methods)}"
+        for end, rate in (("the lowest", min(LEARNING_RATES)), ("the highest", max(LEARNING_RATES)))
+        if (methods := [method for method in METHODS if rates[method] == rate])
+    ]
+    if not found:
+        return ""
+    words = "; ".join(found)
+    return f"{words[0].upper()}{words[1:]}: a rate beyond it, which was not tried, may be better."
+
+
 def verdict(rows: Sequence[Row]) -> str:
     """Say in words which methods are ahead of Potara, and which behind, beyond the noise."""
     if all(len(row.group.runs) == 1 for row in rows):
@@ -162,7 +176,10 @@ def is_tuned(store: Store) -> bool:
 def rates_section(stores: Iterable[Store]) -> str:
     """Return what the page says of the learning rates."""
     tuned = [store for store in stores if is_tuned(store)]
-    tables = "\n\n".join(f"{TITLES[store.name]}:\n\n{rates_table(store)}" for store in tuned)
+    tables = "\n\n".join(
+        f"{TITLES[store.name]}:\n\n{rates_table(store)}\n\n{at_the_ends(store)}".rstrip()
+        for store in tuned
+    )
     if not tables:
         return ""
     return f"""## Learning rates

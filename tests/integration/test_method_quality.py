@@ -146,6 +146,7 @@ def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path
     assert text.count("2 seeds; learning rate: one of a grid for each method") == len(DIGITS)
     assert "2 seeds; learning rate: the preset's for all" in text
     assert all(f"{rate:g}" in text for rate in LEARNING_RATES)
+    assert text.count("The highest of the grid is best for potara, fedit, ") == len(DIGITS)
     assert (tmp_path / "images" / "results-digits-shared.png").is_file()
 
 
