@@ -89,11 +89,11 @@ class Settings(Group):
 
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Value]:
-    """Return nested settings by their flat names."""
+    """Return nested settings by their flat names, in their order."""
     values: dict[str, Value] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
-            values |= {f"{name}.{key}": item for key, item in value.items()}
+            values |= {f"{name}.{key}": item for key, item in flat(value).items()}
         else:
             values[name] = value
     return values

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from potara_flwr.config import flat
 from potara_flwr.console import (
     Results,
     client_columns,
@@ -21,6 +22,7 @@ from potara_flwr.console import (
 from potara_flwr.figures import figures_of
 from potara_flwr.methods import METHODS
 from potara_flwr.page import bytes_of, plural, rendered, write_figures
+from potara_flwr.setting_groups import Value
 
 CAPTIONS = {
     "accuracy-along-weight": "Each panel is a client: the line is the test accuracy of its merge "
@@ -135,7 +137,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         remarks=remarks(results),
         figures=figures,
         troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
-        settings=list(_flat(config)),
+        settings=[(name, _shown(value)) for name, value in flat(config).items()],
     )
 
 
@@ -220,9 +222,5 @@ def _when(round_number: int | None) -> str:
     return f"round {round_number}" if round_number else "before the rounds"
 
 
-def _flat(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}.{key}", item) for key, item in _flat(value))
-        else:
-            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

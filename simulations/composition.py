@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from potara_flwr.config import Settings, schema
+from potara_flwr.config import Settings, flat, schema
 from potara_flwr.errors import SettingsError, nearest
 from potara_flwr.reading import from_flat
-from potara_flwr.setting_groups import Value
 
 INSTALLED = Path(__file__).parent / "conf"
 CONF = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "conf"
@@ -102,7 +101,7 @@ def settings_of(config: DictConfig) -> Settings:
         A setting is unknown, ill-typed or out of range.
     """
     nested: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return from_flat(dict(_flat(nested)))
+    return from_flat(flat(nested))
 
 
 def parse_words(words: Sequence[str]) -> list[Override]:
@@ -155,11 +154,3 @@ def _missing(error: MissingConfigException) -> str:
     match = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(options)}"
     return f"{group} is {name!r}, which is no file in conf/{group}; {hint}"
-
-
-def _flat(nested: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Value]]:
-    for name, value in nested.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{group}{name}.")
-        else:
-            yield f"{group}{name}", value

@@ -5,36 +5,60 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from simulations.program import parser_of
+from simulations.program import exit_status, parser_of
 
 STORED = Path(__file__).parents[1] / "docs" / "data"
 
 
-def measuring_parser(name: str, text: str | None, stored: str) -> argparse.ArgumentParser:
-    """Return a parser of what they all are told: seeds, sentiment's data and model, and folders."""
-    parser = parser_of(name, text)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of digits, from 0 (default: 5)")
-    parser.add_argument(
-        "--sentiment-seeds", type=int, default=2, help="seeds of sentiment (default: 2)"
-    )
-    parser.add_argument("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
-    parser.add_argument("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
-    parser.add_argument(
+def main(
+    name: str,
+    text: str | None,
+    measure: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Read the command line of ``python -m simulations.<name>``, and measure; return the exit
+    status.
+
+    Parameters
+    ----------
+    text : str, optional
+        The program's help.
+    measure : function
+        Gets ``seeds`` and ``sentiment_seeds``, ``sentiment_data`` and ``sentiment_model`` (paths or
+        None), ``stored`` and ``results`` (folders), and the number of ``workers``.
+    arguments : sequence of str, optional
+        The command line, if it is not that of this process.
+    """
+    folder = name.replace("_", "-")
+    parser = parser_of(f"simulations.{name}", text)
+    add = parser.add_argument
+    add("--seeds", type=int, default=5, help="seeds of digits, from 0 (default: 5)")
+    add("--sentiment-seeds", type=int, default=2, help="seeds of sentiment (default: 2)")
+    add("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
+    add("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
+    add(
         "--stored",
         type=Path,
-        default=STORED / stored,
+        default=STORED / folder,
         metavar="FOLDER",
-        help=f"where measures are kept (default: docs/data/{stored})",
+        help=f"where measures are kept (default: docs/data/{folder})",
     )
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    add(
+        "--results",
+        type=Path,
+        default=Path("results") / folder,
+        metavar="FOLDER",
+        help=f"where what is measured is made (default: results/{folder})",
     )
-    return parser
+    cores = os.cpu_count() or 1
+    add("--workers", type=int, default=cores, help="processes (default: all cores)")
+    args = parser.parse_args(arguments)
+    return exit_status(lambda: measure(args), at_interrupt="the same command continues")
 
 
 @contextmanager

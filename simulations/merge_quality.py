@@ -18,8 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simulations.measuring import measuring_parser, workers
-from simulations.program import exit_status
+from simulations import measuring
 from simulations.quality.families import (
     Family,
     digit_families,
@@ -49,8 +48,8 @@ def measure(args: argparse.Namespace) -> None:
         for family in [family for family in lacking if family.group == "sentiment"]:
             lacking.remove(family)
             print(f"{family.name}: left out; it needs --sentiment-data and --sentiment-model")
-    with workers(args.workers) as pool:
-        futures = [pool.submit(make, family, args.adapters, files[family]) for family in lacking]
+    with measuring.workers(args.workers) as pool:
+        futures = [pool.submit(make, family, args.results, files[family]) for family in lacking]
         for future in futures:
             print(f"{future.result()}: measured", flush=True)
 
@@ -63,16 +62,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
-    parser = measuring_parser("simulations.merge_quality", __doc__, "merge-quality")
-    parser.add_argument(
-        "--adapters",
-        type=Path,
-        default=Path("results") / "merge-quality",
-        metavar="FOLDER",
-        help="where trained adapters are kept (default: results/merge-quality)",
-    )
-    args = parser.parse_args(arguments)
-    return exit_status(lambda: measure(args), at_interrupt="the same command continues")
+    return measuring.main("merge_quality", __doc__, measure, arguments)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from potara_flwr.config import Settings
+from simulations import measuring
 from simulations.jobs import Job, run_job
-from simulations.measuring import measuring_parser, workers
-from simulations.program import exit_status
 from simulations.protocol.stored import Store, compact
 from simulations.protocol.studies import (
     DIGITS,
@@ -93,7 +92,7 @@ def measure(args: argparse.Namespace) -> None:
     data, model = args.sentiment_data, args.sentiment_model
     stores = [Store(one, args.stored) for one in benchmarks(data, model).values()]
     able = [store for store in stores if store.name != SENTIMENT or (data and model)]
-    with workers(args.workers) as pool:
+    with measuring.workers(args.workers) as pool:
         folder = args.results.absolute()
         tuned = [store for store in able if store.name in DIGITS]
         make_lacking(((s, run) for s in tuned for run in tuning(s.benchmark)), folder, pool)
@@ -106,16 +105,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
-    parser = measuring_parser("simulations.method_quality", __doc__, "method-quality")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results") / "method-quality",
-        metavar="FOLDER",
-        help="where runs are made (default: results/method-quality)",
-    )
-    args = parser.parse_args(arguments)
-    return exit_status(lambda: measure(args), at_interrupt="the same command continues")
+    return measuring.main("method_quality", __doc__, measure, arguments)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from potara_flwr.config import flat
 from potara_flwr.errors import PotaraError
 from potara_flwr.setting_groups import Value
 
@@ -70,7 +71,7 @@ def group(found: Mapping[Path, dict[str, Any]]) -> tuple[list[Group], list[str]]
     ComparisonError
         Two runs have the same settings and seed, but other results.
     """
-    configs = {folder: dict(flat(results["config"])) for folder, results in found.items()}
+    configs = {folder: flat(results["config"]) for folder, results in found.items()}
     names = differing(list(configs.values()))
     groups: dict[str, Group] = {}
     places: dict[tuple[str, int], Path] = {}
@@ -108,17 +109,8 @@ def differing(configs: Sequence[Mapping[str, Value]]) -> list[str]:
 
 def common(found: Mapping[Path, dict[str, Any]], names: Sequence[str]) -> dict[str, Value]:
     """Return the settings that all runs share: those that are not among ``names``."""
-    config = dict(flat(next(iter(found.values()))["config"]))
+    config = flat(next(iter(found.values()))["config"])
     return {name: value for name, value in config.items() if name not in (*names, SEED)}
-
-
-def flat(config: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Value]]:
-    """Yield the settings of nested groups by their flat names."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{group}{name}.")
-        else:
-            yield f"{group}{name}", value
 
 
 def show(value: Value) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.config import Settings
-from simulations.comparison.runs import flat
+from potara_flwr.config import Settings, flat
 from simulations.protocol.studies import Benchmark, Run
 
 OF_CLIENT = ("client", "num_test", "optimizer_steps", "personalized", "accuracy", "seconds")
@@ -82,6 +81,6 @@ def _key(config: dict[str, Any]) -> str:
     default, which changes no number.
     """
     known = Settings().to_flat()
-    values = {name: value for name, value in flat(config) if name in known}
+    values = {name: value for name, value in flat(config).items() if name in known}
     decisive = {name: v for name, v in (known | values).items() if not name.startswith("run.")}
     return json.dumps(decisive, sort_keys=True)
