@@ -30,6 +30,9 @@ OPTIONS = {
 MOST_OPTIONS = 5
 """Options that a few questions of ARC have."""
 
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+"""Of a number on its way (docs/methods.md)."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -156,7 +159,8 @@ def table() -> str:
     for preset in PRESETS:
         settings = compose_settings([f"experiment={preset}"])
         found = need(settings, LLAMA_3_2_3B)
-        megabytes = 4 * LLAMA_3_2_3B.adapter(settings.lora.rank) / 1e6
+        numbers = LLAMA_3_2_3B.adapter(settings.lora.rank)
+        megabytes = BYTES[settings.federation.transport] * numbers / 1e6
         lines.append(
             f"| `{preset}` | {found.weights:.1f} GB | {found.step:.1f} GB | "
             f"{found.gradients:.1f} GB | {found.evaluation:.1f} GB | {found.peak:.0f} GB | "

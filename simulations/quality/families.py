@@ -58,6 +58,7 @@ class Family:
         return from_flat(
             {
                 "seed": self.seed,
+                "federation.transport": "float32",
                 "federation.rounds": rounds or self.rounds[-1],
                 "local.start": start,
                 **dict(self.overrides),

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.integration
 
 PRIVATE = {
     "federation.weighting": "uniform",
+    "federation.transport": "float32",
     "privacy.clipping-norm": 0.05,
     "privacy.noise-multiplier": 2.0,
 }
@@ -123,7 +124,8 @@ def test_clipping_without_noise_bounds_nothing_and_says_so(run):
 
 def test_a_large_norm_changes_nothing_but_the_order_of_adding(run):
     """Uniform averaging, with and without the wrapper, of updates that need no clipping."""
-    plain, _, _ = run("plain", {"federation.weighting": "uniform"})
+    uniform = {"federation.weighting": "uniform", "federation.transport": "float32"}
+    plain, _, _ = run("plain", uniform)
     wide, _, _ = run("wide", PRIVATE | {"privacy.clipping-norm": 1e3,
                                         "privacy.noise-multiplier": 0.0})  # fmt: skip
     assert norm_of_change(

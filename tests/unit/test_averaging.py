@@ -8,7 +8,11 @@ from potara_flwr.entries import Description
 from potara_flwr.reading import from_flat
 from potara_flwr.strategies import ClippedAveraging, LoraAveraging, PrivateAveraging, RestOfWorld
 
-PRIVATE = {"privacy.clipping-norm": 1.0, "federation.weighting": "uniform"}
+PRIVATE = {
+    "privacy.clipping-norm": 1.0,
+    "federation.weighting": "uniform",
+    "federation.transport": "float32",
+}
 
 
 @pytest.mark.parametrize(

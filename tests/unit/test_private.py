@@ -180,7 +180,11 @@ def test_a_client_clips_before_it_sends_and_only_where_it_is_to(monkeypatch):
     assert reply(0.5, {"server-round": 1}).has_error()
 
 
-PRIVATE = {"privacy.clipping-norm": 1.0, "federation.weighting": "uniform"}
+PRIVATE = {
+    "privacy.clipping-norm": 1.0,
+    "federation.weighting": "uniform",
+    "federation.transport": "float32",
+}
 
 
 @pytest.mark.parametrize(
