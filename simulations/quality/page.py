@@ -106,8 +106,8 @@ def write_page(cases: Cases) -> None:
 Written by `python -m simulations.merge_quality` from stored measures. Digits: the embedded default,
 {seeds["digits"]} seeds, in {len(by(digits, regime_of))} regimes: shared and conflicting shift, cold
 and warm local training, 40, 100 and all (about 195) training samples a client, 5 and 20 federated
-rounds; {len(digits)} cases, a case being one client in one regime at one seed. Adapters are averaged
-in float32 and not rounded for transport (`federation.transport`). Every rule sees the
+rounds; {len(digits)} cases, a case being one client in one regime at one seed. Adapters are
+averaged in float32 and not rounded for transport (`federation.transport`). Every rule sees the
 same adapters, the same 30 held-out samples and the same gradient pass. What each rule is, and why,
 stands in [method.md](method.md).
 

@@ -161,6 +161,7 @@ def run(tiny, tmp_path_factory):
             "data.num-clients": 4,
             "data.test-samples": 10,
             "federation.rounds": rounds or len(TRAIN),
+            "federation.transport": "float32",
             "train.local-steps": 1,
         }
         settings = tiny(changed)

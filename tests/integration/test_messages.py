@@ -61,7 +61,11 @@ def record(tiny, tmp_path_factory):
     @functools.cache
     def go(method):
         folder = tmp_path_factory.mktemp(method) / "run"
-        settings = tiny({"run.results": str(folder), "method": method, "data.num-clients": 2})
+        # As float32, so that a tensor on its way has the bytes that the client's files have.
+        settings = tiny({
+            "run.results": str(folder), "method": method, "data.num-clients": 2,
+            "federation.transport": "float32",
+        })  # fmt: skip
         grid = RecordingGrid(settings)
         run_in_process(settings, grid)
         return settings, folder, grid.kept
