@@ -35,6 +35,9 @@ REFERENCE = "potara"
 SEEDS = range(20)
 """More than were ever run; the page has those that are stored."""
 
+LEAST_SEEDS = 3
+"""Of fewer the standard error says next to nothing."""
+
 TITLES = {
     "digits-shared": "Digits, shared shift",
     "digits-conflicting": "Digits, conflicting shift (the default)",
@@ -123,9 +126,11 @@ def at_the_ends(store: Store) -> str:
 
 def verdict(rows: Sequence[Row]) -> str:
     """Say in words which methods are ahead of Potara, and which behind, beyond the noise."""
-    if all(len(row.group.runs) == 1 for row in rows):
+    seeds = min(len(row.group.runs) for row in rows)
+    if seeds < LEAST_SEEDS:
         return (
-            "One seed: there is no noise to hold the differences against, so read no order into it."
+            f"{'One seed' if seeds == 1 else f'{seeds} seeds'}: too few to know the noise, so read "
+            "no order into small differences."
         )
     ahead: list[str] = []
     behind: list[str] = []
