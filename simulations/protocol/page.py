@@ -242,7 +242,8 @@ it sends, stands in [methods.md](methods.md); how Potara's rules for λ compare,
 [merge-quality.md](merge-quality.md).
 
 One protocol for all: the same clients and samples, the same initial adapter, the same optimizer
-steps of every client, the same test samples, everything from one seed. Accuracy is the
+steps of every client, the same test samples, everything from one seed; adapters travel as float32,
+but where a table says otherwise. Accuracy is the
 personalized adapters' on test data, the mean over clients, then mean ± standard deviation over
 seeds. *Worst client* is the lowest accuracy among a run's clients, mean over seeds. *Over potara*
 is the paired difference, a pair being a seed, ± two standard errors of its mean: with few seeds a
