@@ -8,7 +8,7 @@
 FROM python:3.11-slim-bookworm AS builder
 ARG TORCH_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /tmp/requirements
+WORKDIR /requirements
 RUN python -m venv /opt/potara
 ENV PATH=/opt/potara/bin:$PATH
 # Packages first: they are built anew only when the versions change, not with every change of code.

@@ -20,6 +20,7 @@ from potara_flwr.drawing import (
     PLAIN_LEGEND,
     PURPLE,
     SKY,
+    SMALL,
     VERMILLION,
     new_figure,
     tidy,
@@ -32,6 +33,8 @@ COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK)
 MARKERS = "os^Dv<>PX*hp"
 LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 """Seven colours in four kinds of line: 28 values before a pair comes again."""
+NEAR = 0.012
+"""Of the most bytes: points nearer to each other than this stand side by side."""
 LEGEND_ROWS = 14
 """Entries in a column of the legend."""
 
@@ -69,6 +72,11 @@ class Looks:
         """Return how often all colours were used up before this one."""
         return colour // len(COLOURS)
 
+    @property
+    def title(self) -> str:
+        """The name above the legend, where one setting alone differs."""
+        return "" if self.others else "".join(self.first)
+
     def handles(self) -> list[Line2D]:
         """Return the legend: a line for each colour, and a grey mark for each marker."""
         handles = []
@@ -78,7 +86,7 @@ class Looks:
                 marker = "" if self.others else MARKERS[self._round(i) % len(MARKERS)]
                 handles.append(
                     Line2D([], [], linewidth=3, color=colour, linestyle=line, marker=marker,
-                           markersize=8, label=words)
+                           markersize=8, label=words.removeprefix(f"{self.title} = "))
                 )  # fmt: skip
         if self.others:
             for words, i in self.markers.items():
@@ -97,14 +105,33 @@ def accuracy_against_bytes(rows: Sequence[Row]) -> Figure:
     """Draw the mean accuracy of every row against all bytes sent, with its spread over seeds."""
     looks = Looks(rows)
     figure, axes = _canvas(looks)
-    unit, name = byte_unit(max(row.num_bytes.mean for row in rows))
-    for row in rows:
-        style = looks.of(row) | {"linestyle": "none"}
-        _point(axes, row.num_bytes.mean / unit, row, style)
-    axes.set_xlim(left=0)
+    most = max(row.num_bytes.mean for row in rows)
+    unit, name = byte_unit(most)
+    places = side_by_side([row.num_bytes.mean for row in rows], NEAR * most)
+    for place, row in zip(places, rows, strict=True):
+        _point(axes, place / unit, row, looks.of(row) | {"linestyle": "none"})
+    axes.set_xlim(-0.04 * max(most, 1) / unit, 1.08 * max(most, 1) / unit)
     axes.set_xlabel(f"bytes sent, down and up, all clients ({name})")
     axes.grid(axis="x", color=PALE, linewidth=0.8)
     return figure
+
+
+def side_by_side(places: Sequence[float], near: float) -> list[float]:
+    """Return places on an axis, moved where they would hide each other: those that are nearer than
+    ``near`` to their neighbour stand ``near`` apart, around the middle of where they were.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(places)), key=places.__getitem__):
+        if groups and places[index] - places[groups[-1][-1]] < near:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    moved = list(places)
+    for group in groups:
+        middle = sum(places[index] for index in group) / len(group)
+        for number, index in enumerate(group):
+            moved[index] = middle + (number - (len(group) - 1) / 2) * near
+    return moved
 
 
 def accuracy_against(setting: str) -> Callable[[Sequence[Row]], Figure]:
@@ -145,7 +172,8 @@ def figures_of(rows: Sequence[Row]) -> dict[str, tuple[Callable[[Sequence[Row]],
         "accuracy-against-bytes": (
             accuracy_against_bytes,
             "Up and to the left is better: what the personalized adapters reach, for what was "
-            f"sent by and to all clients together. {spread}",
+            "sent by and to all clients together. Points of nearly equal bytes stand side by side. "
+            f"{spread}",
         )
     }
     for name in rows[0].group.settings:
@@ -168,7 +196,8 @@ def _canvas(looks: Looks) -> tuple[Figure, Axes]:
     axes.set_ylabel("mean test accuracy of the\npersonalized adapters (%)")
     tidy(axes)
     if handles:
-        figure.legend(handles=handles, loc="outside right upper", ncols=columns, **PLAIN_LEGEND)
+        figure.legend(handles=handles, loc="outside right upper", ncols=columns, title=looks.title,
+                      title_fontsize=SMALL, alignment="left", **PLAIN_LEGEND)  # fmt: skip
     return figure, axes
 
 

@@ -160,7 +160,9 @@ def section(store: Store) -> str:
         return ""
     figure = f"results-{store.name}.png"
     IMAGES.mkdir(exist_ok=True)
-    (IMAGES / figure).write_bytes(png_of(accuracy_against_bytes(rows)))
+    # In one order in all figures, so that a method has the same colour in each.
+    ordered = sorted(rows, key=lambda row: list(METHODS).index(str(row.group.settings["method"])))
+    (IMAGES / figure).write_bytes(png_of(accuracy_against_bytes(ordered)))
     return f"""## {TITLES[store.name]}
 
 {verdict(rows)}
@@ -168,6 +170,9 @@ def section(store: Store) -> str:
 {methods_table(rows)}
 
 ![Accuracy of every method against the bytes it sends](images/{figure})
+
+*Up and to the left is better. Bars are one standard deviation over seeds. Methods that send nearly
+the same stand side by side.*
 
 """
 

@@ -56,7 +56,7 @@ def scratch():
 
 def test_the_builders_lines_make_an_environment_in_which_the_image_works(scratch):
     build = context(scratch / "context")
-    places = {"/opt/potara": scratch / "opt", "/tmp/requirements": scratch / "requirements",
+    places = {"/opt/potara": scratch / "opt", "/requirements": scratch / "requirements",
               "/app": scratch / "app"}  # fmt: skip
     args = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["run"]["build"]["args"]
     given = {name: os.environ.get(name, "") for name in args}

@@ -17,7 +17,7 @@ from simulations.comparison.differences import (
     remarks,
     spread,
 )
-from simulations.comparison.drawings import figures_of
+from simulations.comparison.drawings import figures_of, side_by_side
 from simulations.comparison.runs import ComparisonError, common, find, group
 
 
@@ -219,3 +219,9 @@ def test_runs_that_differ_in_nothing_are_one_row_without_a_legend(tmp_path):
     assert row.group.label == "all"
     ((draw, _),) = figures_of([row]).values()
     assert draw([row]).legends == []
+
+
+def test_points_that_would_hide_each_other_stand_side_by_side():
+    assert side_by_side([5.0, 0.0, 9.0], near=1.0) == [5.0, 0.0, 9.0]
+    assert side_by_side([2.0, 8.0, 2.0, 2.3], near=1.0) == pytest.approx([1.1, 8.0, 2.1, 3.1])
+    assert side_by_side([0.0, 0.0], near=0.0) == [0.0, 0.0]
