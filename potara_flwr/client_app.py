@@ -74,7 +74,7 @@ def _handled(
         What is wrong is this node's own affair, as everything is that a node with data or a state
         of its own, or with a name on the list of expected ones, finds wrong.
     """
-    node = read_node(context.node_config)
+    node = read_node(context.node_config, settings.federation.names)
     client = node.client(settings)
     try:
         settings = node.settings(settings, client)

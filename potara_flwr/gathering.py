@@ -52,6 +52,7 @@ def gather_clients(
     while True:
         new = roll.ask()
         now = time.monotonic()
+        # Who came while others were answering is asked still; who is asked anew holds up nobody.
         if roll.complete() or (not new and now - start > settings.federation.connect_timeout):
             break
         if now - said >= SAY_SECONDS:
@@ -83,6 +84,7 @@ class Roll:
         self.grid.ledger.names = self.names = self.settings.federation.names
         self._known: set[int] = set()
         self._faulty: set[int] = set()
+        self._forgotten: set[int] = set()
         self._announced = self.settings.data.num_clients
         everybody = range(self.settings.data.num_clients)
         self._awaited = set(everybody if self.wanted is None else self.wanted)
@@ -99,11 +101,15 @@ class Roll:
             return 1
         return math.ceil(self.settings.federation.min_reply_fraction * self.expected)
 
-    def ask(self) -> list[int]:
-        """Ask the nodes that are new which client they are; return these nodes."""
-        new = sorted(set(self.grid.get_node_ids()) - self._known)
-        self._known.update(new)
-        for reply in self._describe(new):
+    def ask(self) -> set[int]:
+        """Ask the nodes which client they are, each once, and those again whose faults are
+        forgotten; return those that were never asked before.
+        """
+        there = set(self.grid.get_node_ids())
+        new, again = there - self._known, there & self._forgotten
+        self._known |= new
+        self._forgotten.clear()
+        for reply in self._describe(sorted(new | again)):
             self._take(reply)
         return new
 
@@ -135,7 +141,7 @@ class Roll:
 
     def forget_faults(self) -> None:
         """Have nodes that could not take part asked again: they may have been mended."""
-        self._known -= self._faulty
+        self._forgotten |= self._faulty
         self._faulty.clear()
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ left out by its name, and the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +112,27 @@ class Node(BaseModel):
         return NodeError(f"{self}{place}: {error}", client)
 
 
-def read_node(values: Mapping[str, Any]) -> Node:
+def read_node(values: Mapping[str, Any], names: Sequence[str] = ()) -> Node:
     """Read a node's ``--node-config``.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``federation.nodes``: a node whose name is there is known even if all else is wrong.
 
     Raises
     ------
     NodeError
         A key is unknown or has a value of the wrong type; names the node where it has a name.
     """
+    client = names.index(values["name"]) if values.get("name") in names else None
     keys = {key.replace("_", "-"): field for key, field in Node.model_fields.items()}
     who = f"node {values['name']}" if values.get("name") else "a node"
     for key in values:
         if key not in keys:
-            raise NodeError(f"{who}: unknown key {key!r} in --node-config{nearest(key, keys)}")
+            raise NodeError(
+                f"{who}: unknown key {key!r} in --node-config{nearest(key, keys)}", client
+            )
     try:
         return Node.model_validate(dict(values))
     except ValidationError as error:
@@ -133,7 +141,8 @@ def read_node(values: Mapping[str, Any]) -> Node:
             str(first["loc"][0]), "a whole number ≥ 0"
         )
         raise NodeError(
-            f"{who}: {first['loc'][0]} in --node-config is {first['input']!r}, but must be {kind}"
+            f"{who}: {first['loc'][0]} in --node-config is {first['input']!r}, but must be {kind}",
+            client,
         ) from None
 
 

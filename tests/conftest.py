@@ -11,11 +11,14 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from own_processes import mark
 from tiny_models import make_tiny_digits_vit
 
 from potara_flwr.config import Settings
 from potara_flwr.reading import from_flat
 from potara_flwr.workbench import Workbench
+
+mark()
 
 # A machine may be busy: how long an example takes is no fault. And what fails, fails every time.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
+from own_processes import own_processes
 from rich.console import Console
 
 from potara_flwr.in_process import run_in_process
@@ -34,20 +34,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    before = flower_processes()
+    before = own_processes()
     with federation(tmp_path_factory.mktemp("federation"), NAMES) as running:
+        assert len(own_processes() - before) >= 2 + len(NAMES)
         yield running
-    assert flower_processes() == before
-
-
-def flower_processes() -> set[int]:
-    """Return the ids of the processes of Flower that run now."""
-    found = set()
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if any(name in command for name in ("flower-super", "flwr-clientapp", "flwr-serverapp")):
-            found.add(process.info["pid"])
-    return found
+    assert own_processes() == before
 
 
 def test_all_three_runtimes_give_the_same_bits(running, tiny, tmp_path):
@@ -111,7 +102,7 @@ def test_private_keys_are_for_their_owner_alone(running):
 
 
 def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
-    before = flower_processes()
+    before = own_processes()
     with subprocess.Popen(
         [sys.executable, "-m", "simulations.deploy", "--nodes", "1", "--results",
          str(tmp_path / "run")],
@@ -123,5 +114,5 @@ def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.strip()) == (130, "error: stopped by the user")
-    assert flower_processes() == before
+    assert own_processes() == before
     assert not (tmp_path / "run").exists()

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
+from own_processes import own_processes
 from run_words import words_of
 
 from potara_flwr import server_app
@@ -33,20 +33,9 @@ def run_command(
     )  # fmt: skip
 
 
-def leftovers() -> list[str]:
-    """Return the processes of Flower and Ray that run now."""
-    names = ("flower-superlink", "flower-superexec", "flwr-simulation", "raylet", "gcs_server")
-    found = []
-    for process in psutil.process_iter(["name", "cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if any(name in command for name in names):
-            found.append(command)
-    return found
-
-
 @pytest.fixture
-def before() -> set[str]:
-    return set(leftovers())
+def before() -> set[int]:
+    return own_processes()
 
 
 def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, before):
@@ -67,7 +56,7 @@ def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, befor
     for file in files:
         twin = tmp_path / "flwr" / file.relative_to(here)
         assert twin.read_bytes() == file.read_bytes(), file
-    assert set(leftovers()) == before
+    assert own_processes() == before
 
 
 def test_what_clients_and_server_keep_between_rounds_is_the_same_in_both_runtimes(tiny, tmp_path):
@@ -105,7 +94,7 @@ def test_a_run_that_died_goes_on_in_another_runtime(tiny, tmp_path, before, monk
     again = run_command(settings, f"run.resume={tmp_path / 'there'}")
     assert again.returncode == 1
     assert again.stderr.startswith("error: run.resume: the run in")
-    assert set(leftovers()) == before
+    assert own_processes() == before
 
 
 def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, before):
@@ -116,7 +105,7 @@ def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, befor
     assert "client 2, round 1: the loss is nan at step 2" in line
     assert "Traceback" not in done.stdout
     assert not list(tmp_path.rglob("*.json"))
-    assert set(leftovers()) == before
+    assert own_processes() == before
 
 
 def test_a_submission_that_fails_is_an_error(tiny, tmp_path, monkeypatch, before):
@@ -126,4 +115,4 @@ def test_a_submission_that_fails_is_an_error(tiny, tmp_path, monkeypatch, before
         pytest.raises(RunError, match="flwr run failed"),
     ):
         flower_cli.submit(tiny(), environment)
-    assert set(leftovers()) == before
+    assert own_processes() == before

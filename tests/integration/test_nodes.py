@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 
 import pytest
 from tiny_models import make_tiny_bert
@@ -56,7 +57,7 @@ def test_names_give_the_bits_of_numbers_whoever_joins_first(tiny, settings, tmp_
         ({"name": "clinic-d"}, None, "node clinic-d: its name is not in federation.nodes"),
         ({"name": "clinic-a"}, None, "another node is client 0 (clinic-a) already"),
         ({}, None, "a node: it has no name"),
-        ({"name": "clinic-b", "datapath": "/b"}, None, "node clinic-b: unknown key 'datapath'"),
+        ({"name": "clinic-b", "datapath": "/b"}, 1, "node clinic-b: unknown key 'datapath'"),
     ],
 )
 def test_a_node_at_fault_is_left_out_by_name(settings, wrong, client, line):
@@ -75,6 +76,38 @@ def test_too_few_nodes_end_the_run_by_name(settings):
     line = "1 of the 3 clients take part, 2 are needed; missing: clinic-b, clinic-c; .*node x: its"
     with pytest.raises(RunError, match=line):
         run_in_process(settings, grid)
+
+
+def test_who_is_not_there_is_not_blamed_for_anothers_fault(settings):
+    configs = [{"name": "clinic-a"}, {"name": "clinic-b", "datapath": "/b"}]
+    enough = settings.federation.model_copy(update={"min_reply_fraction": 0.3})
+    settings = settings.model_copy(update={"federation": enough})
+    results = read_results(run_in_process(settings, named_grid(settings, configs, num_nodes=2)))
+    assert [item["client"] for item in results["refused"]] == [1]
+    (missing,) = results["missing"]
+    assert (missing["client"], missing["reason"]) == (2, "no SuperNode is this client")
+
+
+def test_a_node_at_fault_that_is_slow_to_say_so_holds_nobody_up(settings, monkeypatch):
+    monkeypatch.setattr("potara_flwr.gathering.SAY_SECONDS", 0.05)
+    monkeypatch.setattr("potara_flwr.gathering.POLL_SECONDS", 0.01)
+    patient = settings.federation.model_copy(update={"connect_timeout": 1.0})
+    settings = settings.model_copy(update={"federation": patient})
+    grid = named_grid(settings, [{"name": "clinic-a"}, {}, {"name": "clinic-c"}])
+    answer, asked = grid._answer, []
+
+    def slowly(message):
+        if message.metadata.message_type == "query.describe":
+            asked.append(message.metadata.dst_node_id)
+            assert len(asked) < 20
+            time.sleep(0.1)  # longer than SAY_SECONDS, as a process that has to start
+        return answer(message)
+
+    monkeypatch.setattr(grid, "_answer", slowly)
+    results = read_results(run_in_process(settings, grid))
+    assert [entry["name"] for entry in results["clients"]] == ["clinic-a", "clinic-c"]
+    assert sorted(asked[:3]) == [1, 2, 3]
+    assert set(asked[3:]) == {2}
 
 
 def test_what_every_node_refuses_ends_the_run_at_once(settings):
