@@ -138,6 +138,7 @@ def train_round(settings: Settings, client: int, message: Message, context: Cont
             "server-round": server_round,
             "num-examples": num_samples(this.samples),
             "loss": update.loss,
+            "seconds": this.seconds - before.seconds,
         }
     )
     return RecordDict({"arrays": arrays, "metrics": metrics})

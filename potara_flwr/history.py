@@ -45,6 +45,7 @@ class RoundRecorder:
         self.total = METHODS[settings.method].rounds(settings)
         self.tracker = tracker
         self.rounds: list[dict[str, Any]] = []
+        self._training: list[float] = []
         self._clock = time.perf_counter()
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
@@ -69,6 +70,7 @@ class RoundRecorder:
             "clients": self.strategy.sampled,
         }
         self.rounds.append(record)
+        self._training.append(min(seconds, trained.get("seconds", 0.0) * len(record["clients"])))
         self.tracker.log(round_metrics(record), server_round)
         self._log("round", server_round, self.total, loss, accuracy, self._seconds_left())
 
@@ -99,11 +101,15 @@ class RoundRecorder:
         return PersonalizationWatch(self, total)
 
     def _seconds_left(self) -> float:
-        """Estimate the rest from the mean round: rounds to go, then the local steps."""
+        """Estimate the rest from the mean round: the rounds to go, then the last message, which
+        trains for the local steps. What a round takes beyond its optimizer steps, such as the start
+        of a process for every message, the last message takes once.
+        """
         mean: float = sum(record["seconds"] for record in self.rounds) / len(self.rounds)
+        training = sum(self._training) / len(self._training)
         local = self.settings.local.steps * METHODS[self.settings.method].local_phase
-        rounds_left = self.total - len(self.rounds)
-        return mean * (rounds_left + local / self.settings.train.local_steps)
+        last = mean - training + training * local / self.settings.train.local_steps
+        return mean * (self.total - len(self.rounds)) + last
 
     def _log(
         self,

@@ -20,6 +20,7 @@ ROUND = "server-round"
 """Name of the round that a reply answers."""
 MOST_LOSS = 1e12
 """No loss is this large; means and sums of smaller ones are finite."""
+BOUNDS = {"accuracy": (0.0, 1.0), "seconds": (0.0, 1e9)}
 MOST_EXAMPLES = 2**53
 """Whole numbers up to here are exact as floating-point ones."""
 
@@ -31,7 +32,8 @@ class Asked:
     server_round: int
     """The round; the reply names it (``server-round``)."""
     scores: tuple[str, ...]
-    """Its numbers besides ``num-examples`` and ``server-round``: ``loss``, ``accuracy``."""
+    """Its numbers besides ``num-examples`` and ``server-round``: ``loss``, ``accuracy``,
+    ``seconds`` (of its optimizer steps)."""
     arrays: ArrayRecord | None = None
     """What the client was sent, where it is to answer with arrays of the same names and shapes."""
     num_examples: int | None = None
@@ -71,7 +73,7 @@ def _fault_of_numbers(numbers: Mapping[str, object], asked: Asked) -> str | None
         return f"num-examples is {shown(count)}, but the client has told of {told} samples"
     for name in asked.scores:
         value = numbers[name]
-        low, high = (0, 1) if name == "accuracy" else (-MOST_LOSS, MOST_LOSS)
+        low, high = BOUNDS.get(name, (-MOST_LOSS, MOST_LOSS))
         good = isinstance(value, int | float) and low <= value <= high  # NaN is not between
         if isinstance(value, bool) or not good:
             wanted = f"a finite number from {low:g} to {high:g}"

@@ -28,7 +28,7 @@ from potara_flwr.seeds import derive_seed
 from potara_flwr.strategies.checking import Asked, find_fault, norm_limit, norm_of_change
 from potara_flwr.transport import Arrays, decode, encode
 
-SCORES = {"train": ("loss",), "evaluate": ("loss", "accuracy")}
+SCORES = {"train": ("loss", "seconds"), "evaluate": ("loss", "accuracy")}
 """What a client reports of itself in a round, besides its number of samples and the round."""
 
 

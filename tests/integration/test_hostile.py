@@ -85,6 +85,7 @@ TRAIN = {
     "a swamping count": (metric("num-examples", 10**15), "has told of"),
     "an infinite loss": (metric("loss", math.inf), "'loss' is inf"),
     "a loss beyond all sums": (metric("loss", 1.7e308), "'loss' is 1.7e+308"),
+    "time that runs backwards": (metric("seconds", -1.0), "'seconds' is -1.0"),
     "an extra metric": (metric("x" * 10_000, 1.0), "are missing or not asked for"),
     "an extra record": (record("data", ConfigRecord({"a": "b"})), "has the records"),
     "arrays as metrics": (record("arrays", MetricRecord()), "is a MetricRecord"),

@@ -31,7 +31,7 @@ DOWN = {
 }
 """What goes down besides the shared arrays."""
 UP = {
-    "train": {"server-round", "num-examples", "loss"},
+    "train": {"server-round", "num-examples", "loss", "seconds"},
     "evaluate": {"server-round", "num-examples", "loss", "accuracy"},
     "describe": set(Description.model_fields) - {"fault"},
 }

@@ -35,7 +35,7 @@ def record(arrays) -> ArrayRecord:
 
 
 def good_reply(seed: int, transport: str = "float32") -> RecordDict:
-    metrics = MetricRecord({"server-round": 1, "num-examples": 10, "loss": 1.0})
+    metrics = MetricRecord({"server-round": 1, "num-examples": 10, "loss": 1.0, "seconds": 0.5})
     return RecordDict({"arrays": record(encode(arrays_of(seed), transport)[0]), "metrics": metrics})
 
 
@@ -170,7 +170,11 @@ def test_a_changed_reply_is_refused_in_one_line_or_does_no_harm(transport, data)
 
 
 def fault(content, **changes):
-    asked = {"server_round": 1, "scores": ("loss",), "arrays": record(arrays_of(9))} | changes
+    asked = {
+        "server_round": 1,
+        "scores": ("loss", "seconds"),
+        "arrays": record(arrays_of(9)),
+    } | changes
     return find_fault(content, Asked(**asked))
 
 
@@ -200,6 +204,13 @@ def test_an_accuracy_is_a_share(accuracy):
     assert "not a finite number from 0 to 1" in fault(
         content, scores=("loss", "accuracy"), arrays=None
     )
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e10, math.inf])
+def test_training_takes_some_time_and_not_for_ever(seconds):
+    content = good_reply(0)
+    content["metrics"]["seconds"] = seconds
+    assert "the metric 'seconds' is" in fault(content)
 
 
 def test_a_huge_loss_would_make_the_mean_infinite():

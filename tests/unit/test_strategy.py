@@ -43,7 +43,12 @@ def update_of(value, num_examples=10, loss=1.0, server_round=1) -> RecordDict:
         {
             "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
             "metrics": MetricRecord(
-                {"server-round": server_round, "num-examples": num_examples, "loss": loss}
+                {
+                    "server-round": server_round,
+                    "num-examples": num_examples,
+                    "loss": loss,
+                    "seconds": 0.5,
+                }
             ),
         }
     )
@@ -119,7 +124,9 @@ def test_the_order_of_replies_changes_no_bit():
             {"a": Array(rng.normal(size=(2, 3)).astype(np.float32)),
              "b": Array(rng.normal(size=4).astype(np.float32))}
         )  # fmt: skip
-        metrics = MetricRecord({"server-round": 1, "num-examples": 7 + client, "loss": 1 / 3})
+        metrics = MetricRecord(
+            {"server-round": 1, "num-examples": 7 + client, "loss": 1 / 3, "seconds": 0.5}
+        )
         contents[client] = RecordDict({"arrays": record, "metrics": metrics})
     strategy = strategy_of()
     replies = replies_to(strategy, contents)
@@ -279,7 +286,7 @@ def test_int8_updates_that_overflow_are_refused():
     for client in range(4):
         scales = np.array([3e38 if client == 1 else 0.01], np.float32)
         arrays = {"a": Array(np.full((2, 3), 100, np.int8)), "scales": Array(scales)}
-        metrics = MetricRecord({"server-round": 1, "num-examples": 10, "loss": 1.0})
+        metrics = MetricRecord({"server-round": 1, "num-examples": 10, "loss": 1.0, "seconds": 0.5})
         contents[client] = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
     averaged, _ = strategy.aggregate_train(1, replies_to(strategy, contents, sent))
     np.testing.assert_allclose(averaged["a"].numpy(), 2.0, rtol=1e-2)
