@@ -48,8 +48,8 @@ def doctor(
 
 
 def checks(words: Sequence[str], state_dir: Path | None) -> Iterator[Check]:
-    """Make every check, the quick ones first. Settings are read, and what they name is looked at,
-    only where all packages are there: they load most of them.
+    """Make every check, the quick ones first. What needs packages is left out where one lacks:
+    reading the settings and looking at what they name, Flower's ports and processes.
 
     Raises
     ------
@@ -58,25 +58,27 @@ def checks(words: Sequence[str], state_dir: Path | None) -> Iterator[Check]:
     """
     from simulations.command.checks import machine, packages
 
-    found = [machine.check_python(), *packages.check_packages()]
+    found = list(packages.check_packages())
     settings = None
     if all(check.state == "ok" for check in found):
         from simulations.composition import compose_settings
 
         settings = compose_settings(words)
+    yield machine.check_python()
     yield from found
     yield machine.check_folder("flower home", Path(os.environ.get("FLWR_HOME", "~/.flwr")))
+    results = settings.run.results if settings else ""
+    yield machine.check_folder("results", Path(results or "results"))
+    if state_dir:
+        yield machine.check_folder("state-dir", state_dir)
+    yield machine.check_ray_folder()
     if settings is None:
         return
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from simulations.command.checks import flower
 
-    yield machine.check_folder("results", Path(settings.run.results or "results"))
     yield machine.check_folder("hub cache", Path(HF_HUB_CACHE))
-    if state_dir:
-        yield machine.check_folder("state-dir", state_dir)
-    yield machine.check_ray_folder()
     yield flower.check_variables()
     yield from flower.check_ports()
     yield from flower.check_superlinks(flower.running_superlinks())
