@@ -70,7 +70,9 @@ class RoundRecorder:
             "clients": self.strategy.sampled,
         }
         self.rounds.append(record)
-        self._training.append(min(seconds, trained.get("seconds", 0.0) * len(record["clients"])))
+        self._training.append(
+            min(seconds, trained.get("seconds", 0.0) * len(self.strategy.sampled))
+        )
         self.tracker.log(round_metrics(record), server_round)
         self._log("round", server_round, self.total, loss, accuracy, self._seconds_left())
 
