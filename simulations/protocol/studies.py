@@ -19,7 +19,7 @@ from simulations.composition import compose_settings
 Run = dict[str, Any]
 """What is kept of a run's ``results.json``."""
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 100
 TRANSPORTS = ("float32", "float16", "bfloat16", "int8")
 TRANSPORT_METHODS = ("potara", "fedit")
