@@ -231,7 +231,7 @@ class MeteredGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Create a message."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the connected nodes."""

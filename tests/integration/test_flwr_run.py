@@ -59,15 +59,6 @@ def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, befor
     assert own_processes() == before
 
 
-def test_what_clients_and_server_keep_between_rounds_is_the_same_in_both_runtimes(tiny, tmp_path):
-    # An individual adapter, a mixer, and what int8 has rounded away, on clients and server.
-    settings = tiny({"method": "fedalt", "federation.transport": "int8"})
-    done = run_command(settings, results=tmp_path / "flwr")
-    assert done.returncode == 0, done.stderr
-    here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
-    assert read_results(tmp_path / "flwr")["digest"] == read_results(here)["digest"]
-
-
 def test_a_run_that_died_goes_on_in_another_runtime(tiny, tmp_path, before, monkeypatch):
     settings = tiny({"method": "ditto", "federation.transport": "int8"})
     here, there = (
