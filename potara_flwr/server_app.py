@@ -88,7 +88,6 @@ def learn(
     earlier = load_checkpoint(folder, settings) if settings.run.resume else None
     descriptions = gather_clients(grid, settings)
     clock.lap("gathering")
-    tracker.start()
 
     # 1. Federated rounds: of the tensors that the method shares.
     strategy = strategy_of(grid.ledger, settings, descriptions)
@@ -103,6 +102,7 @@ def learn(
         grid.ledger.go_on(earlier.progress.ledger)
         clock.add(earlier.progress.seconds)
         log(INFO, "going on after round %d of %d", done, total)
+    tracker.start()
 
     def save(server_round: int, arrays: ArrayRecord) -> None:
         clock.lap("rounds")

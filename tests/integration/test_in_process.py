@@ -377,3 +377,10 @@ def test_a_tracked_run_has_the_same_bits_and_its_curves(tiny, tmp_path):
         assert curve == expected
     (final,) = events.Scalars("final/accuracy/personalized")
     assert final.value == pytest.approx(tracked["summary"]["mean"]["accuracy"]["personalized"])
+
+
+def test_a_tracked_run_that_cannot_begin_leaves_nothing(tiny, tmp_path):
+    nowhere = {"task.model": str(tmp_path / "none"), "run.tracker": "tensorboard"}
+    with pytest.raises(PotaraError, match=r"task\.model is"):
+        run_in_process(tiny({**nowhere, "run.results": str(tmp_path / "results")}))
+    assert not (tmp_path / "results").exists()
