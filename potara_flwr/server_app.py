@@ -102,7 +102,7 @@ def learn(
         grid.ledger.go_on(earlier.progress.ledger)
         clock.add(earlier.progress.seconds)
         log(INFO, "going on after round %d of %d", done, total)
-    tracker.start()
+    tracker.start(run_key)
 
     def save(server_round: int, arrays: ArrayRecord) -> None:
         clock.lap("rounds")

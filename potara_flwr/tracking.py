@@ -21,6 +21,9 @@ from potara_flwr.setting_groups import Value
 PROJECT = "potara"
 """Project of Weights & Biases, experiment of MLflow."""
 
+MLFLOW_TAG = "potara.run"
+"""Tag of an MLflow run by which a run that goes on finds it."""
+
 Metrics = Mapping[str, float]
 
 
@@ -50,8 +53,14 @@ class Tracker:
         if self.package:
             self.module = _import(self.package, settings.run.tracker)
 
-    def start(self) -> None:
-        """Begin the run: the clients are there, and the first round is about to start."""
+    def start(self, run_key: str) -> None:
+        """Begin the run, or go on with it: the first round, or the next one, is about to start.
+
+        Parameters
+        ----------
+        run_key : str
+            Tells the run from all others; one that goes on has that of its first attempt.
+        """
 
     def log(self, metrics: Metrics, step: int) -> None:
         """Take the metrics of a round."""
@@ -73,8 +82,10 @@ class TensorBoard(Tracker):
     step = 0
     writer: Any = None
 
-    def start(self) -> None:
-        """Open the event file and write the settings as a table."""
+    def start(self, run_key: str) -> None:
+        """Open an event file, next to that of an earlier attempt, and write the settings as a
+        table.
+        """
         self.writer = self.module.SummaryWriter(str(self.folder / "tensorboard"))
         rows = [f"| {name} | {value} |" for name, value in self.values.items()]
         self.writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]))
@@ -104,11 +115,13 @@ class WandB(Tracker):
     package = "wandb"
     run: Any = None
 
-    def start(self) -> None:
-        """Begin a run that is named after the results folder."""
+    def start(self, run_key: str) -> None:
+        """Begin a run that is named after the results folder, or go on with it."""
         self.run = self.module.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=self.folder.name,
+            id=run_key,
+            resume="allow",
             dir=str(self.folder),
             config=self.values,
         )
@@ -136,15 +149,22 @@ class MLflow(Tracker):
     package = "mlflow"
     run: Any = None
 
-    def start(self) -> None:
-        """Begin a run that is named after the results folder."""
+    def start(self, run_key: str) -> None:
+        """Begin a run that is named after the results folder, or go on with it."""
         if "MLFLOW_TRACKING_URI" not in os.environ:
             # Files are all that mlflow-skinny can write; from 3.13 on MLflow wants to be asked.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             self.module.set_tracking_uri((self.folder / "mlruns").as_uri())
         if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
             self.module.set_experiment(PROJECT)
-        self.run = self.module.start_run(run_name=self.folder.name)
+        same = self.module.search_runs(
+            filter_string=f"tags.`{MLFLOW_TAG}` = '{run_key}'", max_results=1, output_format="list"
+        )
+        self.run = self.module.start_run(
+            run_id=same[0].info.run_id if same else None,
+            run_name=self.folder.name,
+            tags={MLFLOW_TAG: run_key},
+        )
         self.module.log_params(self.values)
 
     def log(self, metrics: Metrics, step: int) -> None:

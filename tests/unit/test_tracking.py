@@ -17,11 +17,14 @@ RESULTS = {
 }
 
 
+KEY = "00000000000000000007"
+
+
 def follow_a_run(name, folder, error=None):
     """Have a tracker follow a run of two rounds."""
     settings = from_flat({"run.tracker": name, "run.results": str(folder), "lora.rank": 7})
     with tracking(settings, folder) as tracker:
-        tracker.start()
+        tracker.start(KEY)
         tracker.log(round_metrics(ROUND), 1)
         tracker.log(round_metrics(ROUND | {"loss": 1.5}), 2)
         if error:
@@ -68,8 +71,8 @@ class FakeWandB(ModuleType):
         super().__init__("wandb")
         self.calls = []
 
-    def init(self, *, project=None, name=None, dir=None, config=None):  # noqa: A002
-        self.calls.append(("init", project, name, dir, config))
+    def init(self, *, project=None, name=None, id=None, resume=None, dir=None, config=None):  # noqa: A002
+        self.calls.append(("init", project, name, id, resume, dir, config))
         return SimpleNamespace(log=self._log, summary=self.Summary(self), finish=self._finish)
 
     class Summary:
@@ -92,6 +95,7 @@ class FakeMLflow(ModuleType):
     def __init__(self):
         super().__init__("mlflow")
         self.calls = []
+        self.tags = {}
 
     def set_tracking_uri(self, uri):
         self.calls.append(("set_tracking_uri", uri))
@@ -99,8 +103,15 @@ class FakeMLflow(ModuleType):
     def set_experiment(self, experiment_name=None, experiment_id=None):
         self.calls.append(("set_experiment", experiment_name))
 
-    def start_run(self, run_id=None, experiment_id=None, run_name=None):
-        self.calls.append(("start_run", run_name))
+    def search_runs(self, *, filter_string="", max_results=100000, output_format="pandas"):
+        assert output_format == "list"
+        found = [run_id for run_id, tags in self.tags.items() if filter_string in tags]
+        return [SimpleNamespace(info=SimpleNamespace(run_id=run_id)) for run_id in found]
+
+    def start_run(self, run_id=None, experiment_id=None, run_name=None, tags=None):
+        run_id = run_id or f"run {len(self.tags)}"
+        self.tags[run_id] = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        self.calls.append(("start_run", run_id, run_name))
         return object()
 
     def log_params(self, params, synchronous=None, run_id=None):
@@ -135,7 +146,7 @@ def test_weights_and_biases_is_told_everything(fake, tmp_path):
     wandb = fake(FakeWandB())
     settings = follow_a_run("wandb", tmp_path / "my-run")
     assert wandb.calls == [
-        ("init", "potara", "my-run", str(tmp_path / "my-run"), without_run(settings)),
+        ("init", "potara", "my-run", KEY, "allow", str(tmp_path / "my-run"), without_run(settings)),
         ("log", {"round/loss": 2.0, "round/bytes_up": 10.0}, 1),
         ("log", {"round/loss": 1.5, "round/bytes_up": 10.0}, 2),
         ("summary.update", FINAL),
@@ -149,13 +160,22 @@ def test_mlflow_is_told_everything(fake, tmp_path):
     assert mlflow.calls == [
         ("set_tracking_uri", (tmp_path / "my-run" / "mlruns").as_uri()),
         ("set_experiment", "potara"),
-        ("start_run", "my-run"),
+        ("start_run", "run 0", "my-run"),
         ("log_params", without_run(settings)),
         ("log_metrics", {"round/loss": 2.0, "round/bytes_up": 10.0}, 1),
         ("log_metrics", {"round/loss": 1.5, "round/bytes_up": 10.0}, 2),
         ("log_metrics", FINAL, None),
         ("end_run", "FINISHED"),
     ]
+
+
+def test_a_run_that_goes_on_is_the_same_run_in_mlflow(fake, tmp_path):
+    mlflow = fake(FakeMLflow())
+    with pytest.raises(RunError):
+        follow_a_run("mlflow", tmp_path / "my-run", error=RunError("too few"))
+    follow_a_run("mlflow", tmp_path / "my-run")
+    begun = [call for call in mlflow.calls if call[0] == "start_run"]
+    assert begun == [("start_run", "run 0", "my-run")] * 2
 
 
 def test_the_users_own_server_and_names_hold(fake, tmp_path, monkeypatch):
