@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 else:
     datasets, flwr_datasets = lazy("datasets"), lazy("flwr_datasets")
 
+SKEWING_KEYS = ("dirichlet", "pathological")
+"""The kinds that give clients unlike shares of the keys."""
+
 
 def partition(
-    data: DataSettings, seed: int, keys: np.ndarray, num_clients: int | None = None
+    data: DataSettings,
+    seed: int,
+    keys: np.ndarray,
+    num_clients: int | None = None,
+    *,
+    in_random_order: bool = False,
 ) -> list[Tensor]:
     """Return the positions of each client's samples, by ``data.partition``.
 
@@ -35,6 +43,9 @@ def partition(
         What the samples are partitioned by, whole numbers, shape (n,).
     num_clients : int, optional
         Clients that share the samples; by default all.
+    in_random_order : bool
+        The samples of every key stand in random order, so that those kinds that skew keys may take
+        them as they come.
 
     Raises
     ------
@@ -48,8 +59,12 @@ def partition(
         raise SettingsError(f"{clients} clients share {len(keys)} samples; lower data.num-clients")
     seed = derive_seed(seed, "partition") % 2**32
     table = datasets.Dataset.from_dict({"index": np.arange(len(keys)), "key": keys})
+    if not (in_random_order and data.partition in SKEWING_KEYS):
+        # The partitioners cut the samples, or those of a key, as they come: where a table has its
+        # test samples last, one client would get them all.
+        table = table.shuffle(seed=seed)
     if data.partition == "natural":
-        return _natural(table.shuffle(seed=seed), clients)
+        return _natural(table, clients)
     partitioner: flwr_datasets.partitioner.Partitioner
     if data.partition == "dirichlet":
         partitioner = flwr_datasets.partitioner.DirichletPartitioner(
@@ -73,8 +88,6 @@ def partition(
             f"with data.classes-per-client={data.classes_per_client}: lower it or data.num-clients"
         )
     else:
-        # These two cut the samples as they come.
-        table = table.shuffle(seed=seed)
         kind = (
             flwr_datasets.partitioner.IidPartitioner
             if data.partition == "iid"

@@ -165,10 +165,14 @@ def split_client(
         num_test = int(tested.sum())
     num_calibration = settings.calibration.samples
     rest = size - num_test
+    larger_shares = "lower data.num-clients"
+    if settings.data.partition == "dirichlet":
+        larger_shares += " or raise data.alpha"
     if num_test == 0:
+        more = "raise data.test-fraction, " if tested is None else ""
         raise SettingsError(
-            f"{who} has no test data: of its {size} samples none is for testing; raise "
-            "data.test-fraction or data.alpha, or lower data.num-clients"
+            f"{who} has no test data: of its {size} samples none is for testing; "
+            f"{more}{larger_shares}"
         )
     held_out = settings.calibration.source == "held-out"
     if num_calibration > rest - held_out:
@@ -176,7 +180,7 @@ def split_client(
             f"calibration.samples is {num_calibration}, more than {who} has: of its "
             f"{size} samples {num_test} are for testing, which leaves {rest}"
             f"{' for calibration and training' if held_out else ' for training'}; lower "
-            "calibration.samples or data.num-clients, or raise data.alpha"
+            f"calibration.samples, {larger_shares}"
         )
     test, calibration, train = order.tensor_split([num_test, num_test + num_calibration * held_out])
     if settings.data.test_samples:

@@ -64,7 +64,8 @@ def _partition(data: DataSettings, seed: int) -> list[Tensor]:
             "task.name=digits has no columns: choose another data.partition than natural, and "
             "leave data.partition-column empty"
         )
-    return partition(data, seed, load_images()[1][split_images()[1]].numpy())
+    keys = load_images()[1][split_images()[1]].numpy()
+    return partition(data, seed, keys, in_random_order=True)
 
 
 class Digits(Classification):

@@ -26,6 +26,14 @@ def test_a_partition_gives_no_sample_twice_and_depends_on_the_seed_alone(kind):
     assert not all(np.array_equal(one, two) for one, two in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_client_has_its_share_of_what_stands_last(kind):
+    # As test samples do that follow the training samples.
+    last = len(LABELS) * 4 // 5
+    for part in parts(partition=kind, alpha=1.0):
+        assert 0.05 < np.mean(part >= last) < 0.4
+
+
 def test_dirichlet_skews_labels_by_alpha():
     def spread(alpha):
         shares = [np.bincount(LABELS[part], minlength=6) / len(part)

@@ -97,9 +97,9 @@ def test_training_calibration_samples_are_training_samples():
     assert not images_of(data.train) & images_of(data.test)
 
 
-def split_error(size: int, **overrides) -> str:
+def split_error(size: int, tested: torch.Tensor | None = None, **overrides) -> str:
     with pytest.raises(SettingsError) as error:
-        split_client(from_flat(overrides), 5, size)
+        split_client(from_flat(overrides), 5, size, tested)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -112,6 +112,12 @@ def test_what_cannot_be_split_names_client_and_numbers():
     assert "training samples of client 5" in split_error(
         200, **{"calibration.source": "training", "data.train-samples": 10}
     )
+
+
+def test_the_remedy_for_no_test_data_is_one_that_helps():
+    assert "raise data.test-fraction, lower data.num-clients or raise data.alpha" in split_error(2)
+    given = split_error(40, torch.zeros(40, dtype=torch.bool), **{"data.partition": "iid"})
+    assert given.endswith("none is for testing; lower data.num-clients")
 
 
 def test_held_out_calibration_leaves_at_least_one_training_sample():
