@@ -217,8 +217,7 @@ def _labels(
     values = [label_values(part, column, where) for part, where in zip(parts, words, strict=True)]
     if fixed := named_classes(named):
         codes = [
-            encode(part, fixed, column, where, "data.classes does not name")
-            for part, where in zip(values, words, strict=True)
+            encode(part, fixed, column, where) for part, where in zip(values, words, strict=True)
         ]
         return np.concatenate(codes), len(fixed)
     known = values[0]
@@ -228,7 +227,8 @@ def _labels(
             raise SettingsError(f"data.split-column: {words[0]} has no training samples")
     classes = classes_of(parts[0].features[column], known)
     codes = [
-        encode(part, classes, column, where) for part, where in zip(values, words, strict=True)
+        encode(part, classes, column, where, set(known))
+        for part, where in zip(values, words, strict=True)
     ]
     return np.concatenate(codes), len(classes)
 

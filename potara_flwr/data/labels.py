@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,27 +84,30 @@ def encode(
     classes: Sequence[str | int],
     column: str,
     where: str,
-    source: str = "no training sample has",
+    known: Collection[str | int] | None = None,
 ) -> np.ndarray:
     """Return the class number of each label, int64, shape (n,).
 
     Parameters
     ----------
-    source : str
-        Why a label that is none of the classes is none, for the error message.
+    known : collection, optional
+        The labels of the training samples, where no others may occur; by default all classes may.
 
     Raises
     ------
     SettingsError
-        A label is none of the classes.
+        A label is none of the classes, or not known.
     """
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = {
+        name: number for number, name in enumerate(classes) if known is None or name in known
+    }
+    unknown = "data.classes does not name" if known is None else "no training sample has"
     for row, value in enumerate(values):
         if value not in numbers:
-            known = ", ".join(str(name) for name in classes[:10])
+            words = ", ".join(str(name) for name in list(numbers)[:10])
             raise SettingsError(
                 f"data.label-column: {where}, column {column!r}: row {row} has the label "
-                f"{value!r}, which {source}; known are {known}"
-                f"{', …' if len(classes) > 10 else ''}"
+                f"{value!r}, which {unknown}; known are {words}"
+                f"{', …' if len(numbers) > 10 else ''}"
             )
     return np.array([numbers[value] for value in values], dtype=np.int64)

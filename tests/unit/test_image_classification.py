@@ -68,6 +68,18 @@ def test_a_batch_is_what_the_image_processor_gives(settings_of, tiny_vit, cifar)
     assert torch.equal(labels, torch.tensor(table["fine_label"][:])[distance.argmin(1)])
 
 
+def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_path):
+    for split in ("train", "test"):
+        table = load_table(str(cifar), "", split)
+        if split == "train":
+            table = table.filter(lambda label: label != 4, input_columns="fine_label")
+        table.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    settings = settings_of({"data.path": str(tmp_path), "data.test-split": "test"})
+    words = r"row 4 has the label 'class 4', which no training sample has; known are class 0, .* 3$"
+    with pytest.raises(SettingsError, match=words):
+        ImageClassification().load_client(settings, 0)
+
+
 def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_of, tmp_path):
     rows = []
     for label, name in enumerate(("cat", "dog")):
