@@ -91,13 +91,12 @@ def measure(args: argparse.Namespace) -> None:
     """Make the runs that lack, and write the page."""
     data, model = args.sentiment_data, args.sentiment_model
     stores = [Store(one, args.stored) for one in benchmarks(data, model).values()]
-    digits = [store for store in stores if store.name in DIGITS]
-    sentiment = [store for store in stores if store.name == SENTIMENT and data and model]
+    able = [store for store in stores if store.name != SENTIMENT or (data and model)]
     with measuring.workers(args.workers) as pool:
         folder = args.results.absolute()
-        for some in (digits, sentiment):
-            make_lacking(((s, run) for s in some for run in tuning(s.benchmark)), folder, pool)
-            make_lacking(compared(some, args.seeds, args.sentiment_seeds), folder, pool)
+        tuned = [store for store in able if store.name in DIGITS]
+        make_lacking(((s, run) for s in tuned for run in tuning(s.benchmark)), folder, pool)
+        make_lacking(compared(able, args.seeds, args.sentiment_seeds), folder, pool)
 
     from simulations.protocol.page import write_page
 

@@ -14,6 +14,7 @@ from simulations.comparison.runs import Group
 from simulations.markdown import table
 from simulations.protocol.stored import Store
 from simulations.protocol.studies import (
+    LEARNING_RATES,
     SENTIMENT,
     SENTIMENT_CLIENTS,
     TRANSPORT_BENCHMARK,
@@ -101,20 +102,20 @@ def rates_table(store: Store) -> str:
     rows = []
     for method in METHODS:
         cells = []
-        for rate in store.benchmark.rates:
+        for rate in LEARNING_RATES:
             run = runs[method, rate]
             text = f"{100 * run['summary']['mean']['accuracy']['personalized']:.1f}"
             cells.append(f"**{text}**" if rate == rates[method] else text)
         rows.append([f"`{method}`", *cells])
-    return table(["`method`", *(f"{rate:g}" for rate in store.benchmark.rates)], rows)
+    return table(["`method`", *(f"{rate:g}" for rate in LEARNING_RATES)], rows)
 
 
 def at_the_ends(store: Store) -> str:
     """Say whose best learning rate is the lowest or the highest of the grid."""
-    rates, grid = best_rates(store.benchmark, store.of_all()), store.benchmark.rates
+    rates = best_rates(store.benchmark, store.of_all())
     found = [
         f"{end} of the grid is best for {', '.join(methods)}"
-        for end, rate in (("the lowest", min(grid)), ("the highest", max(grid)))
+        for end, rate in (("the lowest", min(LEARNING_RATES)), ("the highest", max(LEARNING_RATES)))
         if (methods := [method for method in METHODS if rates[method] == rate])
     ]
     if not found:
@@ -186,7 +187,7 @@ def rates_section(stores: Iterable[Store]) -> str:
     """Return what the page says of the learning rates."""
     tuned = [store for store in stores if is_tuned(store)]
     tables = "\n\n".join(
-        f"{_tuned_on(store)}:\n\n{rates_table(store)}\n\n{at_the_ends(store)}".rstrip()
+        f"{TITLES[store.name]}:\n\n{rates_table(store)}\n\n{at_the_ends(store)}".rstrip()
         for store in tuned
     )
     if not tables:
@@ -194,16 +195,11 @@ def rates_section(stores: Iterable[Store]) -> str:
     return f"""## Learning rates
 
 Mean accuracy (%) at seed {TUNING_SEED}, which stands in no other table; the rate that is used is
-bold.
+bold. Sentiment uses its preset's rate for all methods.
 
 {tables}
 
 """
-
-
-def _tuned_on(store: Store) -> str:
-    fewer = store.benchmark.tuning_clients
-    return TITLES[store.name] + (f" (rates chosen with {fewer} clients)" if fewer else "")
 
 
 def transports_section(store: Store) -> str:

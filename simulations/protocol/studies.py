@@ -21,10 +21,6 @@ Run = dict[str, Any]
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 100
-SENTIMENT_LEARNING_RATES = LEARNING_RATES[:3]
-SENTIMENT_TUNING_CLIENTS = 4
-"""One a domain, at half the time of all eight."""
-
 TRANSPORTS = ("float32", "float16", "bfloat16", "int8")
 TRANSPORT_METHODS = ("potara", "fedit")
 TRANSPORT_BENCHMARK = "digits-shared"
@@ -36,20 +32,10 @@ SENTIMENT_CLIENTS = 8
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One federation, but for method, seed and what else a study changes.
-
-    Parameters
-    ----------
-    rates : tuple of float
-        The grid of learning rates.
-    tuning_clients : int, optional
-        Clients of the runs that choose among them; by default all.
-    """
+    """One federation, but for method, seed and what else a study changes."""
 
     name: str
     settings: Settings
-    rates: tuple[float, ...] = LEARNING_RATES
-    tuning_clients: int | None = None
 
     def run(self, method: str, seed: int, rate: float, transport: str = "float32") -> Settings:
         """Return the settings of one run."""
@@ -62,12 +48,6 @@ class Benchmark:
                 "federation.transport": transport,
             }
         )
-
-    def tuning_run(self, method: str, rate: float) -> Settings:
-        """Return the settings of a run that tells how good a learning rate is."""
-        clients = self.tuning_clients or self.settings.data.num_clients
-        tuned = self.run(method, TUNING_SEED, rate)
-        return from_flat(tuned.to_flat() | {"data.num-clients": clients})
 
 
 def benchmarks(data: Path | None, model: Path | None) -> dict[str, Benchmark]:
@@ -85,19 +65,16 @@ def benchmarks(data: Path | None, model: Path | None) -> dict[str, Benchmark]:
     ]
     # Scoring the federated adapter after every round changes no result, and costs bytes and time.
     quiet = "federation.fraction-evaluate=0.0"
-    settings = {name: compose_settings([*given, quiet]) for name, given in words.items()}
-    return {name: Benchmark(name, settings[name]) for name in DIGITS} | {
-        SENTIMENT: Benchmark(
-            SENTIMENT, settings[SENTIMENT], SENTIMENT_LEARNING_RATES, SENTIMENT_TUNING_CLIENTS
-        )
+    return {
+        name: Benchmark(name, compose_settings([*given, quiet])) for name, given in words.items()
     }
 
 
 def tuning(benchmark: Benchmark) -> Iterator[Settings]:
     """Yield the runs that choose each method's learning rate."""
     for method in METHODS:
-        for rate in benchmark.rates:
-            yield benchmark.tuning_run(method, rate)
+        for rate in LEARNING_RATES:
+            yield benchmark.run(method, TUNING_SEED, rate)
 
 
 def best_rates(benchmark: Benchmark, runs: Iterable[Run]) -> dict[str, float]:
@@ -111,7 +88,7 @@ def best_rates(benchmark: Benchmark, runs: Iterable[Run]) -> dict[str, float]:
             for run in runs
             if run["method"] == method and run["config"]["seed"] == TUNING_SEED
         }
-        complete = set(scores) == set(benchmark.rates)
+        complete = set(scores) == set(LEARNING_RATES)
         own = benchmark.settings.train.learning_rate
         rates[method] = max(scores, key=scores.__getitem__) if complete else own
     return rates
