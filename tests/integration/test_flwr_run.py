@@ -93,7 +93,7 @@ def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, befor
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: round 1: 0 of 3 clients sent a usable update")
-    assert "client 2, round 1: the loss is nan at step 2" in line
+    assert "client 2: the loss is nan at step 2" in line
     assert "Traceback" not in done.stdout
     assert not list(tmp_path.rglob("*.json"))
     assert own_processes() == before
