@@ -7,7 +7,8 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from potara_flwr.config import Settings
@@ -43,6 +45,7 @@ else:
     datasets = lazy("datasets")
 
 EMBEDDED = ("digits-vit",)
+logger = logging.getLogger(__name__)
 
 
 def find_model(name: str) -> str:
@@ -104,9 +107,8 @@ def load_text_classifier(settings: Settings, num_classes: int) -> PreTrainedMode
     model = _load_classifier(
         AutoModelForSequenceClassification, "text-classification model", settings, num_classes
     )
-    if model.config.pad_token_id is None:
-        # A decoder classifies at the last token that is no padding.
-        model.config.pad_token_id = load_tokenizer(settings.task.model).pad_token_id
+    # A decoder classifies at the last token that is no padding.
+    model.config.pad_token_id = load_tokenizer(settings.task.model).pad_token_id
     return model
 
 
@@ -116,9 +118,16 @@ def load_causal_lm(settings: Settings) -> PreTrainedModel:
     Raises
     ------
     SettingsError
-        The folder or hub id cannot be read, or the model cannot leave logits out or take positions,
-        which the prompts, aligned at their end, need.
+        The folder or hub id cannot be read, the model is an encoder, or it cannot leave logits out
+        or take positions, which the prompts, aligned at their end, need.
     """
+    config = load_config(settings.task.model)
+    is_decoder = getattr(config, "is_decoder", False) or config.is_encoder_decoder
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder:
+        raise SettingsError(
+            f"task.model is {settings.task.model!r}, an encoder ({config.model_type}), in which a "
+            "token sees those after it; choose a causal language model"
+        )
     model = load_pretrained(AutoModelForCausalLM, "causal language model", settings)
     taken = inspect.signature(model.forward).parameters
     if missing := [need for need in ("position_ids", "logits_to_keep") if need not in taken]:
@@ -155,18 +164,38 @@ def load_pretrained(
     Raises
     ------
     SettingsError
-        The folder or hub id cannot be read, or quantization is not possible here.
+        The folder or hub id cannot be read, it lacks weights of its pretrained part, or
+        quantization is not possible here.
     """
     name = settings.task.model
     if settings.model.quantize == "4bit":
         options["quantization_config"] = _four_bits(settings.model)
     if settings.model.device_map:
         options["device_map"] = settings.model.device_map
+    model: PreTrainedModel
     with _readable(name, what):
-        model: PreTrainedModel = auto_class.from_pretrained(
-            find_model(name), dtype=settings.model.dtype, **options
+        model, report = auto_class.from_pretrained(
+            find_model(name), dtype=settings.model.dtype, output_loading_info=True, **options
         )
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    _check_pretrained(model, name, [*report["missing_keys"], *mismatched])
     return model
+
+
+def _check_pretrained(model: PreTrainedModel, name: str, made_anew: Sequence[str]) -> None:
+    """Check that no weight but those of a head is made anew: what is frozen must be pretrained."""
+    prefix = f"{model.base_model_prefix}."
+    frozen = sorted(key for key in made_anew if key.startswith(prefix))
+    # Language models with a head for masked tokens are saved without the pooler before the head.
+    pooler = [key for key in frozen if ".pooler." in key]
+    if lacking := [key for key in frozen if key not in pooler]:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise SettingsError(
+            f"task.model is {name!r}, which lacks weights of its pretrained part, or has them in "
+            f"another shape: {', '.join(lacking[:3])}{more}; is its file damaged?"
+        )
+    if pooler:
+        logger.warning("task.model %s has no pooler: it is made anew, and stays frozen", name)
 
 
 def _four_bits(settings: ModelSettings) -> BitsAndBytesConfig:
@@ -249,9 +278,15 @@ def tokenizer_of(model: str) -> tuple[PreTrainedTokenizerBase, str]:
     tokenizer = load_tokenizer(model)
     # Before its first use, which leaves traces in it.
     version = datasets.fingerprint.Hasher.hash(
-        [type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer)]
+        [type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer), _rules_of(tokenizer)]
     )
     return tokenizer, version
+
+
+def _rules_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return how a fast tokenizer normalizes, splits and merges, as text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else ""
 
 
 @functools.lru_cache(maxsize=8)
@@ -279,7 +314,10 @@ def _readable(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+            raise SettingsError(f"task.model: there is no folder {name!r}") from None
+        lines = str(error).strip().splitlines()
+        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
         raise SettingsError(
             f"task.model is {name!r}, which is not a readable {what} folder or hub id: {reason}"
         ) from None

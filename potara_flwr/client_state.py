@@ -12,10 +12,11 @@ from flwr.app import ArrayRecord, Context, Message
 from potara_flwr.adapters import Adapter, kind_of
 from potara_flwr.client_store import ClientStore, State
 from potara_flwr.config import Settings
+from potara_flwr.errors import TrainingError
 from potara_flwr.methods import METHODS, Client
 from potara_flwr.results import STATE, results_folder
 from potara_flwr.strategies.lora_averaging import record_of, values_of
-from potara_flwr.transport import Arrays, decode, encode
+from potara_flwr.transport import Arrays, decode, encode, is_finite
 from potara_flwr.workbench import workbench
 
 HEAD = "local head"
@@ -82,6 +83,11 @@ def write(
 
     With ``int8`` that is the change to what was received, plus what was rounded away the last time
     (``residuals``).
+
+    Raises
+    ------
+    TrainingError
+        A number is beyond those that travel.
     """
     method, transport = METHODS[client.settings.method], client.settings.federation.transport
     settings = client.settings
@@ -91,4 +97,9 @@ def write(
     if transport == "int8":  # what is sent is the change
         values = {name: array - received[name].numpy() for name, array in values.items()}
     sent, left = encode(values, transport, residuals)
+    if beyond := [name for name, array in sent.items() if not is_finite(array)]:
+        raise TrainingError(
+            f"client {client.data.client}: {beyond[0]} has numbers beyond those that {transport} "
+            "holds; choose federation.transport=bfloat16"
+        )
     return record_of(sent), left

@@ -14,6 +14,17 @@ def clip_update(message: Message, context: Context, call_next: ClientAppCallable
     The norm stands in the server's message. Where it does not, but the run's settings ask for
     clipping, Flower's mod answers an error and nothing leaves the client.
     """
-    if float(context.run_config.get("privacy.clipping-norm", 0.0)) > 0:
-        return fixedclipping_mod(message, context, call_next)
-    return call_next(message, context)
+    if float(context.run_config.get("privacy.clipping-norm", 0.0)) == 0:
+        return call_next(message, context)
+    replies: list[Message] = []
+
+    def trained(asked: Message, its_context: Context) -> Message:
+        replies.append(call_next(asked, its_context))
+        return replies[-1]
+
+    try:
+        return fixedclipping_mod(message, context, trained)
+    except ZeroDivisionError:
+        if not replies:
+            raise
+        return replies[-1]  # It divides by the norm of a change: nothing has changed.

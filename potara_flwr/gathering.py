@@ -168,7 +168,7 @@ class Roll:
             log(WARNING, "%d of %d clients take part%s", there, awaited, self._remedy())
 
     def _remedy(self) -> str:
-        if self.names:
+        if self.names or self.faults or self.strangers:  # more nodes would not mend that
             return ""
         return (
             "; for all of them in a simulation run with --federation-config "

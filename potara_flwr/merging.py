@@ -133,6 +133,9 @@ def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
         q_a, r_a = torch.linalg.qr(adapter[a].double().T)
         q_b, r_b = torch.linalg.qr(adapter[b].double())
         u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        if not s.any():  # No update: with A = 0 too there would never be one.
+            truncated[a], truncated[b] = adapter[a][:rank], torch.zeros_like(adapter[b][:, :rank])
+            continue
         root = s[:rank].sqrt()
         truncated[a] = (root[:, None] * (vh[:rank] @ q_a.T)).to(adapter[a].dtype)
         truncated[b] = ((q_b @ u[:, :rank]) * root).to(adapter[b].dtype)

@@ -30,6 +30,13 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
     """
     known = dict(schema())
     nested: dict[str, Any] = {}
+    # A command line has a text such as 3, a number of classes, or 2020, a name, as a number.
+    values = {
+        name: str(value)
+        if name in known and known[name].annotation is str and type(value) in (int, float)
+        else value
+        for name, value in values.items()
+    }
     for name, value in values.items():
         if name not in known:
             raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
@@ -105,15 +112,22 @@ def _check_privacy(settings: Settings) -> None:
         )
     if privacy.clipping_norm == 0:
         return
-    for name, value, wanted, why in (
-        ("weighting", federation.weighting, "uniform", "a client's weight would be its own choice"),
-        ("aggregation", federation.aggregation, "factors", "an SVD has no bounded sensitivity"),
-        ("transport", federation.transport, "float32", "rounding comes after clipping"),
-    ):
-        if value != wanted:
-            raise SettingsError(
-                f"privacy.clipping-norm needs federation.{name}={wanted}, but it is {value}: {why}"
-            )
+    needs = [
+        f"federation.{name}={wanted} (it is {value}: {why})"
+        for name, value, wanted, why in (
+            (
+                "weighting",
+                federation.weighting,
+                "uniform",
+                "a client's weight would be its own choice",
+            ),
+            ("aggregation", federation.aggregation, "factors", "an SVD has no bounded sensitivity"),
+            ("transport", federation.transport, "float32", "rounding comes after clipping"),
+        )
+        if value != wanted
+    ]
+    if needs:
+        raise SettingsError(f"privacy.clipping-norm needs {' and '.join(needs)}")
     if not METHODS[settings.method].averages_all:
         raise SettingsError(
             f"privacy.clipping-norm cannot be used with method={settings.method}, which sends "

@@ -147,8 +147,8 @@ def train(
     Raises
     ------
     TrainingError
-        The loss is not finite, or the time is over (:func:`time_limit`); names ``who`` and the
-        step.
+        The loss or the result is not finite, or the time is over (:func:`time_limit`); names
+        ``who`` and the step.
     """
     device = device_of(model.module)
     trained = {
@@ -185,6 +185,11 @@ def train(
             loss.backward()
             optimizer.step()
     result = {name: tensor.detach().cpu() for name, tensor in trained.items()}
+    if not all(tensor.isfinite().all() for tensor in result.values()):
+        raise TrainingError(
+            f"{who}: the adapter is not finite after {steps} steps; lower train.learning-rate (now "
+            f"{settings.learning_rate:g})"
+        )
     return result, total / max(steps, 1)
 
 

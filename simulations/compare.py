@@ -17,12 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 
 from simulations.comparison.differences import compare, remarks
 from simulations.comparison.page import write_page
-from simulations.comparison.runs import ComparisonError, common, find, group
+from simulations.comparison.runs import ComparisonError, common, find, group, without_results
 from simulations.comparison.tables import terminal_table
 from simulations.program import exit_status, parser_of
+
+WIDE = 1000
+"""More characters than any table has in a line."""
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -63,12 +67,16 @@ def compare_folders(folders: Sequence[Path], reference: Sequence[str], output: P
     found = find(folders)
     groups, copies = group(found)
     rows = compare(groups, reference)
-    said = [*copies, *remarks(rows)]
+    said = [*copies, *remarks(rows), *without_results(folders)]
     try:
         write_page(output, rows, common(found, list(groups[0].settings)), said)
     except OSError as error:
         raise ComparisonError(f"{output} cannot be written ({error.strerror})") from None
-    Console().print(terminal_table(rows))
+    console, table = Console(), terminal_table(rows)
+    if not console.is_terminal:  # a file or a pipe is as wide as the table
+        unbound = console.options.update(max_width=WIDE)
+        console.width = max(console.width, Measurement.get(console, unbound, table).maximum)
+    console.print(table)
     for remark in said:
         print(f"note: {remark}")
     print(f"csv: {output / 'comparison.csv'}")

@@ -153,4 +153,4 @@ def _missing(error: MissingConfigException) -> str:
         return f"{group}={name} needs a package: pip install 'potara-flwr[ray-sweeps]'"
     match = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(options)}"
-    return f"{group} is {name!r}, which is no file in conf/{group}; {hint}"
+    return f"there is no {group}={name}; {hint}"

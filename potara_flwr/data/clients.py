@@ -17,7 +17,7 @@ from torch import Tensor
 from potara_flwr.config import Settings
 from potara_flwr.data.labels import classes_of, encode, label_values, named_classes
 from potara_flwr.data.partition import partition
-from potara_flwr.data.sources import check_columns, describe, load_table
+from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
 from potara_flwr.errors import SettingsError
 from potara_flwr.lazy import lazy
 from potara_flwr.setting_groups import DataSettings
@@ -90,8 +90,14 @@ def source_of(data: DataSettings, client: int, content: str) -> Source:
     Raises
     ------
     SettingsError
-        A setting names several values, but not one for each source.
+        A setting names several values, but not one for each source; or there are more sources than
+        clients.
     """
+    if num_sources(data) > data.num_clients:
+        raise SettingsError(
+            f"data.path names {num_sources(data)} data sources, but there are {data.num_clients} "
+            "clients; raise data.num-clients"
+        )
     number = client % num_sources(data)
 
     def chosen(key: str) -> str:
@@ -105,6 +111,10 @@ def source_of(data: DataSettings, client: int, content: str) -> Source:
 
     setting = f"data.{content}-column"
     columns = [column.strip() for column in chosen(f"{content}_column").split("+")]
+    if len(columns) > 2 or len(set(columns)) < len(columns) or "" in columns[1:]:
+        raise SettingsError(
+            f"{setting} is {'+'.join(columns)!r}; name one column, or two different ones"
+        )
     return Source(
         path=chosen("path"),
         name=chosen("name"),
@@ -193,12 +203,11 @@ def load_source(source: Source, data: DataSettings) -> Table:
     if source.test_split:
         tested = np.arange(sum(map(len, parts))) >= len(parts[0])
     elif data.split_column:
-        tested = np.array([word == "test" for word in parts[0][data.split_column]])
+        tested = for_testing(parts[0], data.split_column, words[0])
     labels, number = _labels(parts, words, source.label_column, tested, data.classes)
     keys = labels
     if data.partition_column:
-        values = [value for part in parts for value in part[data.partition_column]]
-        keys = np.unique(np.array(values), return_inverse=True)[1]
+        keys = keys_of(parts, data.partition_column, words)
     columns = [column for _, column in source.contents]
     rows = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
     return Table(rows, labels, number, keys, tested)
@@ -226,6 +235,11 @@ def _labels(
         if not known:
             raise SettingsError(f"data.split-column: {words[0]} has no training samples")
     classes = classes_of(parts[0].features[column], known)
+    if len(set(known)) < 2:
+        raise SettingsError(
+            f"data.label-column: {words[0]}, column {column!r}: all training samples have the "
+            f"label {known[0]!r}; two or more are needed"
+        )
     codes = [
         encode(part, classes, column, where, set(known))
         for part, where in zip(values, words, strict=True)

@@ -31,7 +31,7 @@ def label_values(table: datasets.Dataset, column: str, where: str) -> list[Any]:
     for row, value in enumerate(values):
         if value is None or value == "" or value != value or (named and value == -1):
             raise SettingsError(f"{at} {row} has no label")
-        if not isinstance(value, str) and (value != int(value) or value < 0):
+        if not isinstance(value, str) and not _is_whole(value):
             raise SettingsError(
                 f"{at} {row} is labelled {value!r}; labels must be words or whole numbers from 0"
             )
@@ -40,11 +40,15 @@ def label_values(table: datasets.Dataset, column: str, where: str) -> list[Any]:
     return [value if isinstance(value, str) else int(value) for value in values]
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | float) and value >= 0 and value == int(value)
+
+
 def classes_of(feature: Any, values: Sequence[str | int]) -> Sequence[str | int]:
     """Return the classes in the order of their numbers.
 
-    Classes that the data set names (``ClassLabel``) keep their order, words are sorted, and whole
-    numbers are 0 … the largest.
+    Classes that the data set names (``ClassLabel``) keep their order; words and whole numbers are
+    sorted.
 
     Parameters
     ----------
@@ -55,9 +59,7 @@ def classes_of(feature: Any, values: Sequence[str | int]) -> Sequence[str | int]
     """
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
-    if isinstance(values[0], str):
-        return sorted(set(values))
-    return list(range(int(max(values)) + 1))
+    return sorted(set(values))
 
 
 def named_classes(text: str) -> list[str | int]:

@@ -6,6 +6,9 @@ itself: partitioning a data set of images opens no image.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,7 +67,8 @@ def partition(
         # test samples last, one client would get them all.
         table = table.shuffle(seed=seed)
     if data.partition == "natural":
-        return _natural(table, clients)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            return _natural(table, clients)
     partitioner: flwr_datasets.partitioner.Partitioner
     if data.partition == "dirichlet":
         partitioner = flwr_datasets.partitioner.DirichletPartitioner(
@@ -96,7 +100,10 @@ def partition(
         partitioner, remedy = kind(num_partitions=clients), "lower data.num-clients"
     partitioner.dataset = table
     try:
-        return _positions(partitioner, clients)
+        with warnings.catch_warnings():
+            # Of every attempt that does not fit; where none does, it raises.
+            warnings.simplefilter("ignore", UserWarning)
+            return _positions(partitioner, clients)
     except ValueError as error:
         raise SettingsError(
             f"no {data.partition} partition gives each of {clients} clients a sample {remedy} "
@@ -105,13 +112,19 @@ def partition(
 
 
 def _natural(table: datasets.Dataset, clients: int) -> list[Tensor]:
-    """Give client k a share of the k-th key, in turn; those who share one share it IID."""
+    """Give client k a share of the k-th key, in turn; those who share one share it IID. Where there
+    are more keys than clients, client k holds every key whose turn is its own.
+    """
     by_key = flwr_datasets.partitioner.NaturalIdPartitioner(partition_by="key")
     by_key.dataset = table
     keys = list(range(by_key.num_partitions))  # reads the data, so that the keys are known
     keys.sort(key=by_key.partition_id_to_natural_id.__getitem__)
     positions: list[Tensor] = []
     for client in range(clients):
+        if clients < len(keys):
+            own = [by_key.load_partition(key)["index"][:] for key in keys[client::clients]]
+            positions.append(torch.tensor([index for indices in own for index in indices]))
+            continue
         key = client % len(keys)
         holders = len(range(key, clients, len(keys)))
         held = by_key.load_partition(keys[key])

@@ -6,7 +6,7 @@ import difflib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from potara_flwr.config import Settings
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
-from potara_flwr.data.sources import check_columns, describe, load_table
+from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
 from potara_flwr.errors import SettingsError
 from potara_flwr.lazy import lazy
 from potara_flwr.seeds import derive_seed
@@ -52,10 +52,23 @@ class Reader:
         for column, value in ((self.prompt, prompt), (self.answer, answer)):
             if value is None:
                 raise RowError(column, "it is empty")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise RowError(self.prompt, "the prompt is empty, or no text")
         if self.options:
-            return choice(prompt, row[self.options], answer, column=self.answer)
+            options = row[self.options]
+            if not _is_texts(options):
+                raise RowError(self.options, "the options are no list of texts")
+            if not isinstance(answer, str | int):
+                raise RowError(self.answer, "the answer is neither a text nor a number")
+            return choice(prompt, options, answer, column=self.answer)
         answers = answer if isinstance(answer, list) else [str(answer)]
+        if not _is_texts(answers):
+            raise RowError(self.answer, "the answers are no list of texts")
         return open_question(prompt, answers, column=self.answer)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,12 @@ def client_questions(settings: Settings, client: int) -> Questions:
     """
     data = settings.data
     names = [name.strip() for name in data.datasets.split(",") if name.strip()]
+    if "," in data.path:
+        raise SettingsError(
+            "data.path names several data sources, which only classification takes; put the "
+            "questions into one table, with data.partition=natural and a column that says whose "
+            "each is"
+        )
     if names and data.path:
         raise SettingsError("data.datasets and data.path are both given; empty one of them")
     if not names:
@@ -171,7 +190,7 @@ def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None]:
     if data.test_split:
         tested = np.arange(len(rows)) >= len(tables[0])
     elif data.split_column:
-        tested = np.array([word == "test" for word in rows[data.split_column]])
+        tested = for_testing(tables[0], data.split_column, describe(data.path, data.name))
     return rows, tested
 
 
@@ -180,7 +199,7 @@ def _own_partition(data: DataSettings, seed: int) -> list[Tensor]:
     """Return the positions of each client's rows; questions have no labels to skew."""
     rows, _ = _own_rows(data)
     if data.partition_column:
-        keys = np.unique(np.array(rows[data.partition_column][:]), return_inverse=True)[1]
+        keys = keys_of([rows], data.partition_column, [describe(data.path, data.name)])
     elif data.partition in ("iid", "size-skewed", "whole"):
         keys = np.zeros(len(rows), dtype=np.int64)
     else:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from potara_flwr.errors import SettingsError
 from potara_flwr.lazy import lazy
@@ -114,6 +116,44 @@ def check_columns(table: datasets.Dataset, columns: Mapping[str, str], where: st
                 f"{setting} is {column!r}, but {where} has the columns "
                 f"{', '.join(table.column_names)}"
             )
+
+
+def for_testing(table: datasets.Dataset, column: str, where: str) -> np.ndarray:
+    """Return which rows a column keeps for testing, shape (n,): it says ``train`` or ``test``.
+
+    Raises
+    ------
+    SettingsError
+        It says something else; names the row.
+    """
+    words = table[column][:]
+    for row, word in enumerate(words):
+        if word not in ("train", "test"):
+            raise SettingsError(
+                f"data.split-column: {where}, column {column!r}: row {row} is {word!r}, neither "
+                "train nor test; leave such rows out of the data"
+            )
+    return np.array([word == "test" for word in words])
+
+
+def keys_of(parts: Sequence[datasets.Dataset], column: str, wheres: Sequence[str]) -> np.ndarray:
+    """Return what tables are partitioned by, the values of ``data.partition-column`` as whole
+    numbers, shape (n,).
+
+    Raises
+    ------
+    SettingsError
+        A row has none; names it.
+    """
+    values = []
+    for part, where in zip(parts, wheres, strict=True):
+        values += part[column][:]
+        if None in part[column][:]:
+            raise SettingsError(
+                f"data.partition-column: {where}, column {column!r}: row "
+                f"{part[column][:].index(None)} is empty"
+            )
+    return np.unique(np.array(values), return_inverse=True)[1]
 
 
 def _reason(error: BaseException) -> str:

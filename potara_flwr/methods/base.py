@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -178,10 +179,11 @@ def plain_round(client: Client, received: Adapter, server_round: int) -> Update:
 
 
 def total_steps(settings: Settings) -> int:
-    """Return the optimizer steps of a client that takes part in every round: rounds, then local
-    training.
+    """Return the optimizer steps of a client with a local phase, the mean over clients: those of
+    the rounds it is drawn for, then local training.
     """
-    return settings.federation.rounds * settings.train.local_steps + settings.local.steps
+    rounds = settings.federation.fraction_train * settings.federation.rounds
+    return round(rounds * settings.train.local_steps) + settings.local.steps
 
 
 def single(client: Client, adapter: Adapter, **scores: Score) -> Outcome:
@@ -255,12 +257,15 @@ class Method:
     def rounds(self, settings: Settings) -> int:
         """Return the number of federated rounds.
 
-        A method without a local phase runs more of them, so that every client takes as many
+        A method without a local phase runs more of them, so that clients take at least as many
         optimizer steps as with one: fewer rounds are not less training.
         """
         if self.trainings == 0:
             return 0
         if self.local_phase:
             return settings.federation.rounds
-        a_round = self.trainings * settings.train.local_steps
-        return settings.federation.baseline_rounds or round(total_steps(settings) / a_round)
+        federation = settings.federation
+        a_round = federation.fraction_train * self.trainings * settings.train.local_steps
+        # Without the last digits of a quotient that is whole.
+        needed = math.ceil(round(total_steps(settings) / a_round, 6))
+        return federation.baseline_rounds or needed

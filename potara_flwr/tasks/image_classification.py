@@ -6,6 +6,7 @@ of the memory of what the model takes; a batch is scaled and normalized when it 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,12 +72,16 @@ def image_samples(
     ((setting, column),) = source.contents
     processor = load_image_processor(model)
     mode = "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
+    states: list[tuple[int, int] | None] = []
     if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):
+        states = [_state(name) for name in rows[column]]
         rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
     if not isinstance(rows.features[column], datasets.Image):
         raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")
 
     def resized(columns: Columns) -> Columns:
+        if None in columns[column]:
+            raise ValueError("there is none")
         images = [image.convert(mode) for image in columns[column]]
         pixels = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
         arrays = [array.astype(np.uint8) for array in pixels["pixel_values"]]
@@ -86,7 +91,7 @@ def image_samples(
         }
 
     try:
-        prepared = prepare_rows(rows, resized, column, mode, processor.to_json_string())
+        prepared = prepare_rows(rows, resized, column, mode, processor.to_json_string(), states)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SettingsError(
@@ -104,6 +109,12 @@ def image_samples(
         "gain": gain.expand(n, -1, 1, 1),
         "offset": offset.expand(n, -1, 1, 1),
     }
+
+
+def _state(name: str | None) -> tuple[int, int] | None:
+    """Return size and time of change of an image file, by which one that has changed is known."""
+    file = Path(name or "")
+    return (file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else None
 
 
 def scale_of(processor: Any, channels: int) -> tuple[Tensor, Tensor]:

@@ -61,11 +61,12 @@ def text_samples(
     columns = [column for _, column in source.contents]
     for setting, column in source.contents:
         for position, text in zip(positions.tolist(), rows[column], strict=True):
-            words = text is None or isinstance(text, str)
-            if not words or not (text or "").strip():
+            if text is not None and not isinstance(text, str):
+                raise SettingsError(f"{setting}: {source.where}, column {column!r} holds no texts")
+            if not (text or "").strip():
                 raise SettingsError(
                     f"{setting}: {source.where}, column {column!r}: row {position}, of client "
-                    f"{client}, is {'empty' if words else 'no text'}; remove it from the data"
+                    f"{client}, is empty; remove it from the data"
                 )
     max_tokens = min(settings.data.max_tokens, tokenizer.model_max_length)
 

@@ -46,6 +46,9 @@ class Row:
     steps: Spread | None
     """Optimizer steps of a client."""
     seconds: Spread | None
+    """Of a run, all clients together."""
+    seconds_weight: Spread | None
+    """Of finding a weight and merging, on a client."""
     over_seeds: Difference | None
     """Accuracy above the reference's: a pair is a seed, with its mean over clients."""
     over_clients: Difference | None
@@ -147,6 +150,7 @@ def _row(group: Group, reference: Group | None) -> Row:
         steps=_spread_of([run["summary"].get("optimizer_steps", {}).get("mean") for run in runs]),
         seconds=_spread_of([sum(run["seconds"].values()) if "seconds" in run else None
                             for run in runs]),
+        seconds_weight=_spread_of([_seconds_weight(run) for run in runs]),
         over_seeds=over_seeds,
         over_clients=over_clients,
     )  # fmt: skip
@@ -191,6 +195,11 @@ def _accuracies(run: dict[str, Any]) -> dict[int, float]:
 
 def _bytes(run: dict[str, Any]) -> float:
     return float(run["communication"]["bytes_up"] + run["communication"]["bytes_down"])
+
+
+def _seconds_weight(run: dict[str, Any]) -> float | None:
+    seconds = [client.get("seconds", {}).get("weight") for client in run["clients"]]
+    return statistics.fmean(seconds) if seconds and None not in seconds else None
 
 
 def _spread_of(values: Sequence[float | None]) -> Spread | None:

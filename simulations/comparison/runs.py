@@ -61,6 +61,20 @@ def find(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     return found
 
 
+def without_results(folders: Sequence[Path]) -> list[str]:
+    """Say which runs in or below ``folders`` have failed, or are not at their end."""
+    begun = {
+        file.parent
+        for folder in folders
+        for name in ("error.txt", "checkpoint.safetensors")
+        for file in folder.resolve().rglob(name)
+    }
+    names = sorted(folder.name for folder in begun if not (folder / "results.json").is_file())
+    if not names:
+        return []
+    return [f"left out, failed or not at their end: {', '.join(names)}"]
+
+
 def group(found: Mapping[Path, dict[str, Any]]) -> tuple[list[Group], list[str]]:
     """Group runs by their settings but the seed; return the groups, and remarks on copies.
 

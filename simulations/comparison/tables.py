@@ -20,10 +20,11 @@ def headers(rows: Sequence[Row]) -> list[str]:
     """Return the names of the columns: settings that differ, then what the runs have reached."""
     columns = [
         *rows[0].group.settings, "seeds", "accuracy (%)", "loss", "bytes", "steps a client",
-        "seconds", "over the reference, by seeds (points)", "by seeds and clients (points)",
+        "seconds", "λ (s)", "over ref., by seeds (points)", "by seeds and clients (points)",
     ]  # fmt: skip
     empty = {"steps a client": all(row.steps is None for row in rows),
-             "seconds": all(row.seconds is None for row in rows)}  # fmt: skip
+             "seconds": all(row.seconds is None for row in rows),
+             "λ (s)": all(row.seconds_weight is None for row in rows)}  # fmt: skip
     return [name for name in columns if not empty.get(name, False)]
 
 
@@ -36,7 +37,8 @@ def cells(row: Row, columns: Sequence[str]) -> list[str]:
         "bytes": bytes_of(row.num_bytes.mean),
         "steps a client": f"{row.steps.mean:.0f}" if row.steps else NONE,
         "seconds": f"{row.seconds.mean:.0f}" if row.seconds else NONE,
-        "over the reference, by seeds (points)": _gain(row, row.over_seeds),
+        "λ (s)": f"{row.seconds_weight.mean:.2f}" if row.seconds_weight else NONE,
+        "over ref., by seeds (points)": _gain(row, row.over_seeds),
         "by seeds and clients (points)": _gain(row, row.over_clients),
     }
     return [found[name] for name in columns]
@@ -56,7 +58,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
         )
     for row in rows:
         table.add_row(*map(Text, cells(row, columns)), style="bold" if row.is_reference else None)
-    table.caption = Text(f"bold: reference. {READING}")
+    table.caption = Text(f"bold: reference (ref.). {READING}")
     table.caption_justify = "left"
     return table
 
@@ -76,8 +78,9 @@ def csv_text(rows: Sequence[Row]) -> str:
     names = list(rows[0].group.settings)
     writer.writerow([
         *names, "seeds", "accuracy", "accuracy_deviation", "loss", "loss_deviation", "bytes",
-        "optimizer_steps", "seconds", "reference", "gain_by_seeds", "gain_by_seeds_two_errors",
-        "pairs_of_seeds", "gain_by_clients", "gain_by_clients_two_errors", "pairs_of_clients",
+        "optimizer_steps", "seconds", "weight_seconds", "reference", "gain_by_seeds",
+        "gain_by_seeds_two_errors", "pairs_of_seeds", "gain_by_clients",
+        "gain_by_clients_two_errors", "pairs_of_clients",
     ])  # fmt: skip
     for row in rows:
         writer.writerow([
@@ -86,6 +89,7 @@ def csv_text(rows: Sequence[Row]) -> str:
             row.accuracy.mean, row.accuracy.deviation, row.loss.mean, row.loss.deviation,
             row.num_bytes.mean,
             row.steps.mean if row.steps else None, row.seconds.mean if row.seconds else None,
+            row.seconds_weight.mean if row.seconds_weight else None,
             row.reference.label if row.reference else None,
             *_plain(row.over_seeds), *_plain(row.over_clients),
         ])  # fmt: skip
@@ -101,7 +105,7 @@ def _spread(spread: Spread, scale: float, decimals: int) -> str:
 
 def _gain(row: Row, gain: Difference | None) -> str:
     if row.is_reference:
-        return "reference"
+        return "ref."
     if gain is None:
         return NONE
     error = f" ± {100 * gain.error:.1f}" if gain.error is not None else ""

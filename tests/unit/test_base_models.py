@@ -1,7 +1,12 @@
 """Base models: type, device, checkpoints, heads, target modules, padding."""
 
+import json
+import re
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tiny_llama import make_tiny_llama
 from tiny_models import make_tiny_bert
 from transformers import (
     AutoModelForSequenceClassification,
@@ -14,7 +19,13 @@ from transformers import (
 
 from potara_flwr.adapters import LoraModel, kind_of
 from potara_flwr.architecture import find_head, target_modules
-from potara_flwr.base_models import find_device, load_text_classifier, load_tokenizer
+from potara_flwr.base_models import (
+    find_device,
+    load_causal_lm,
+    load_text_classifier,
+    load_tokenizer,
+    tokenizer_of,
+)
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients, variance_traces
 from potara_flwr.personalization import personalize
@@ -51,6 +62,47 @@ def test_a_bfloat16_model_trains_float32_adapters_with_finite_traces(tiny):
     assert all(g.dtype == torch.float32 for g in second.gradients.values())
     traces = variance_traces(first.gradients, second.gradients, 1e-2)
     assert 0 < traces.cross <= min(traces.federated, traces.local) < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("make", "load", "cut"),
+    [
+        (make_tiny_bert, lambda s: load_text_classifier(s, 3), "bert.encoder.layer.1."),
+        (make_tiny_llama, load_causal_lm, "model.layers.1."),
+    ],
+)
+def test_a_model_without_some_of_its_pretrained_weights_is_refused(make, load, cut, tmp_path):
+    settings = from_flat({"task.model": str(make(tmp_path / "model"))})
+    load(settings)
+    file = tmp_path / "model" / "model.safetensors"
+    left = {name: w for name, w in load_file(file).items() if not name.startswith(cut)}
+    save_file(left, file, metadata={"format": "pt"})
+    with pytest.raises(SettingsError, match=rf"lacks weights .*: {re.escape(cut)}"):
+        load(settings)
+
+
+def test_an_encoder_is_no_causal_language_model(tmp_path):
+    settings = from_flat({"task.model": str(make_tiny_bert(tmp_path / "bert"))})
+    with pytest.raises(SettingsError, match=r"an encoder \(bert\)"):
+        load_causal_lm(settings)
+
+
+def test_a_tokenizer_whose_rules_change_is_another_one(tmp_path):
+    folder = make_tiny_bert(tmp_path / "bert")
+    version = tokenizer_of(str(folder))[1]
+    file = folder / "tokenizer.json"
+    rules = json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(rules))
+    tokenizer_of.cache_clear()
+    assert tokenizer_of(str(folder))[1] != version
+
+
+def test_a_decoder_classifies_at_the_last_token_that_its_tokenizer_does_not_pad(tmp_path):
+    folder = make_tiny_llama(tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text()) | {"pad_token_id": 7}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_text_classifier(from_flat({"task.model": str(folder)}), 3)
+    assert model.config.pad_token_id == load_tokenizer(str(folder)).pad_token_id != 7
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

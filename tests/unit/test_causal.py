@@ -361,7 +361,7 @@ def test_a_model_that_takes_no_positions_is_refused(places, tmp_path):
     )
     with pytest.raises(SettingsError, match="a BloomForCausalLM, which takes no position_ids"):
         load_causal_lm(from_flat({"task.model": str(tmp_path)}))
-    with pytest.raises(SettingsError, match="not a readable causal language model"):
+    with pytest.raises(SettingsError, match="not a readable model"):
         load_causal_lm(from_flat({"task.model": "no/such"}))
 
 

@@ -19,6 +19,7 @@ from simulations.comparison.differences import (
 )
 from simulations.comparison.drawings import figures_of, side_by_side
 from simulations.comparison.runs import ComparisonError, common, find, group
+from simulations.comparison.tables import cells, headers
 
 
 def rows_of(folder, *reference):
@@ -83,6 +84,30 @@ def test_bytes_steps_and_seconds_are_told_where_they_are_known(tmp_path):
     assert known.steps == Spread(150.0, pytest.approx(100 / math.sqrt(2)))
     assert known.seconds == Spread(8.0, pytest.approx(4 / math.sqrt(2)))
     assert (unknown.steps, unknown.seconds) == (None, None)
+
+
+def test_seconds_of_the_weight_are_those_of_a_client(tmp_path):
+    for method, seconds in (("fedit", [{}, {}]), ("potara", [{"weight": 0.5}, {"weight": 1.5}])):
+        folder = store_run(tmp_path / method, {"method": method, "seed": 1}, {0: 0.5, 1: 0.5})
+        results = json.loads((folder / "results.json").read_text())
+        for client, measured in zip(results["clients"], seconds, strict=True):
+            client["seconds"] = measured
+        (folder / "results.json").write_text(json.dumps(results))
+    fedit, potara = rows_of(tmp_path)
+    assert fedit.seconds_weight is None
+    assert potara.seconds_weight == Spread(1.0, None)
+    columns = headers([fedit, potara])
+    at = columns.index("λ (s)")
+    assert (cells(fedit, columns)[at], cells(potara, columns)[at]) == ("–", "1.00")
+
+
+def test_runs_without_results_are_told(tmp_path, capsys):
+    store_run(tmp_path / "done", {"method": "fedit", "seed": 1}, {0: 0.5})
+    for name, file in (("broken", "error.txt"), ("half", "checkpoint.safetensors")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    assert main([str(tmp_path)]) == 0
+    assert "note: left out, failed or not at their end: broken, half" in capsys.readouterr().out
 
 
 def test_a_named_reference_is_the_like_of_each_row(tmp_path):

@@ -46,6 +46,11 @@ def test_an_integer_is_taken_for_a_number():
     assert from_flat({"data.alpha": 1}).data.alpha == 1.0
 
 
+def test_a_number_is_taken_for_a_text():
+    settings = from_flat({"data.classes": 3, "data.name": 1.5})
+    assert (settings.data.classes, settings.data.name) == ("3", "1.5")
+
+
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
@@ -71,7 +76,7 @@ def test_an_integer_is_taken_for_a_number():
             ["federation.aggregation=exact", "fedsa_lora sends no B"],
         ),
         ({"federation.rounds": -1}, ["federation.rounds", "an integer ≥ 0"]),
-        ({"task.model": 3}, ["task.model", "a text"]),
+        ({"task.model": True}, ["task.model", "a text"]),
     ],
 )
 def test_a_wrong_setting_says_what_is_wrong_and_what_is_allowed(values, parts):

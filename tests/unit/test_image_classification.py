@@ -80,6 +80,31 @@ def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_
         ImageClassification().load_client(settings, 0)
 
 
+def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings_of, tmp_path):
+    files = []
+    for index in range(24):
+        files.append(tmp_path / f"{index}.png")
+        Image.new("RGB", (16, 16), (index, 0, 0)).save(files[-1])
+    table = tmp_path / "table.csv"
+    lines = [f"{file},{'ab'[index % 2]}" for index, file in enumerate(files)]
+    table.write_text("\n".join(["img,fine_label", *lines]))
+    settings = settings_of({"data.path": str(table), "data.num-clients": 1})
+
+    def red():
+        data = ImageClassification().load_client(settings, 0)
+        return int(max(data.train["pixel_values"].max(), data.test["pixel_values"].max()))
+
+    assert red() < 30
+    for file in files:
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(file)
+    assert red() == 200
+    lacking = tmp_path / "lacking.csv"
+    lacking.write_text("\n".join(["img,fine_label", *lines, ",a"]))
+    settings = settings_of({"data.path": str(lacking), "data.num-clients": 1})
+    with pytest.raises(SettingsError, match=r"of the images of client 0, .* there is none"):
+        ImageClassification().load_client(settings, 0)
+
+
 def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_of, tmp_path):
     rows = []
     for label, name in enumerate(("cat", "dog")):

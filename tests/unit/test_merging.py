@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potara_flwr.adapters import kind_of
 from potara_flwr.merging import deltas, interpolate, segment_between, truncate
 
 SHAPES = {"q": (7, 5), "v": (3, 11)}  # out, in
@@ -132,6 +133,21 @@ def test_truncation_is_the_best_approximation_and_reports_its_error():
         assert cut[name].shape[0] == RANK
     assert error == pytest.approx((missed / total) ** 0.5, rel=1e-6)
     assert 0 < error < 1
+
+
+def test_truncation_of_no_update_can_still_be_trained():
+    merged = segment_between(random_adapter(1), random_adapter(2), "delta").at(0.5)
+    nothing = {
+        name: torch.zeros_like(t) if kind_of(name) == "B" else t for name, t in merged.items()
+    }
+    cut, error = truncate(nothing, RANK)
+    assert error == 0.0
+    for name, tensor in cut.items():
+        if kind_of(name) == "A":
+            assert torch.equal(tensor, merged[name][:RANK])
+        elif kind_of(name) == "B":
+            assert tensor.shape[1] == RANK
+            assert not tensor.any()
 
 
 def test_truncation_of_what_has_the_rank_already_changes_nothing():

@@ -53,6 +53,35 @@ def test_rounds_of_a_baseline_are_set_or_follow_from_the_steps(tiny):
     assert METHODS["potara"].rounds(chosen) == 20
 
 
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        # Rounds are rounded up, and there is one where there are steps to take.
+        ({"federation.rounds": 1, "train.local-steps": 10, "local.steps": 4}, 14),
+        ({"federation.rounds": 1, "train.local-steps": 3, "local.steps": 0}, 3),
+        # Of four rounds a client is drawn for two.
+        (
+            {
+                "federation.fraction-train": 0.5,
+                "federation.rounds": 4,
+                "train.local-steps": 2,
+                "local.steps": 8,
+            },
+            12,
+        ),
+    ],
+)
+def test_no_method_takes_fewer_steps_than_potara(tiny, overrides, steps):
+    settings = tiny(overrides)
+    assert total_steps(settings) == steps
+    drawn = settings.federation.fraction_train
+    for row in METHODS.values():
+        rounds = row.rounds(settings)
+        a_round = row.trainings * settings.train.local_steps
+        expected = row.steps(settings, 0) + drawn * rounds * a_round * (row.trainings > 0)
+        assert steps <= expected < steps + max(a_round, 1)
+
+
 def test_only_methods_that_choose_on_them_keep_calibration_samples_out_of_training(tiny):
     for method in METHODS:
         client = client_of(tiny({"method": method}))

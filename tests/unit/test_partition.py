@@ -69,6 +69,22 @@ def test_natural_clients_hold_shares_of_the_keys_in_turn():
     assert [len(part) for part in found] == [150, 200, 100, 150]
 
 
+def test_with_more_keys_than_clients_a_client_holds_several():
+    keys = np.arange(600) % 10
+    found = parts(keys, partition="natural")
+    assert [set(keys[part]) for part in found] == [{0, 4, 8}, {1, 5, 9}, {2, 6}, {3, 7}]
+    assert len(np.concatenate(found)) == 600
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_partition_prints_nothing(capfd):
+    for kind in KINDS:
+        parts(partition=kind)
+    with pytest.raises(SettingsError):
+        parts(alpha=1e-3, num_clients=300)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -163,8 +163,11 @@ def test_a_client_clips_before_it_sends_and_only_where_it_is_to(monkeypatch):
         def __init__(self, norm):
             self.run_config = {"privacy.clipping-norm": norm}
 
+    norm_of_change = 3.0
+
     def train(message, context):
-        content = RecordDict({"arrays": record(change_of(3.0, 0)), "metrics": MetricRecord()})
+        change = change_of(norm_of_change, 0)
+        content = RecordDict({"arrays": record(change), "metrics": MetricRecord()})
         return Message(content, reply_to=message)
 
     def reply(norm, config):
@@ -179,6 +182,8 @@ def test_a_client_clips_before_it_sends_and_only_where_it_is_to(monkeypatch):
     assert norm_of(reply(0.5, {"clipping_norm": 0.5})) == pytest.approx(0.5, rel=1e-5)
     assert norm_of(reply(9.0, {"clipping_norm": 9.0})) == pytest.approx(3.0, rel=1e-5)
     assert reply(0.5, {"server-round": 1}).has_error()
+    norm_of_change = 0.0
+    assert norm_of(reply(0.5, {"clipping_norm": 0.5})) == 0.0
 
 
 PRIVATE = {
@@ -192,10 +197,14 @@ PRIVATE = {
     ("settings", "words"),
     [
         ({"privacy.noise-multiplier": 1.0}, "needs a privacy.clipping-norm above 0"),
-        ({"privacy.clipping-norm": 1.0}, "federation.weighting=uniform, but it is examples"),
-        (PRIVATE | {"federation.transport": "int8"}, "transport=float32, but it is int8"),
+        (
+            {"privacy.clipping-norm": 1.0},
+            "needs federation.weighting=uniform (it is examples: a client's weight would be its "
+            "own choice) and federation.transport=float32 (it is float16: ",
+        ),
+        (PRIVATE | {"federation.transport": "int8"}, "transport=float32 (it is int8"),
         (PRIVATE | {"federation.transport": "bfloat16"}, "transport=float32"),
-        (PRIVATE | {"federation.aggregation": "exact"}, "aggregation=factors, but it is exact"),
+        (PRIVATE | {"federation.aggregation": "exact"}, "aggregation=factors (it is exact"),
         (PRIVATE | {"method": "fedalt"}, "cannot be used with method=fedalt"),
         ({"privacy.delta": 0.0}, "privacy.delta"),
     ],

@@ -103,6 +103,7 @@ def test_both_calibration_sources_keep_the_number_of_tokens_apart(model, root):
         ({"data.datasets": "sst2", "data.path": "x.csv"}, "are both given"),
         ({"data.datasets": "sst2", "data.num-clients": 30}, "30 clients share 20 rows"),
         ({}, "data.path is empty"),
+        ({"data.path": "a.jsonl,b.jsonl"}, "which only classification takes"),
         (
             {"data.datasets": "glue_qqp", "data.max-tokens": 2},
             "its longest answer has 2 tokens, which leaves no room for a prompt in data.max-tokens",
@@ -176,7 +177,9 @@ def test_data_of_ones_own_without_options_is_answered_freely(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "overrides", "words"),
     [
-        ({"ask": "  "}, {}, "the prompt is empty"),
+        ({"ask": "  "}, {}, "column 'ask': the prompt is empty, or no text"),
+        ({"options": None}, {}, "column 'options': the options are no list of texts"),
+        ({"options": ["red", None]}, {}, "column 'options': the options are no list of texts"),
         ({"ask": None}, {}, "column 'ask': it is empty"),
         ({"say": "violet"}, {}, "column 'say': the answer 'violet' is not among"),
         ({"options": ["red"]}, {}, "there must be two or more"),

@@ -19,7 +19,7 @@ from simulations.running import new_folder
         (["data.alpha=-1"], "data.alpha is -1"),
         (["data.num-clients=0"], "data.num-clients is 0"),
         (["merge.rule=best"], "merge.rule is 'best'"),
-        (["task.model=no/such/model"], "task.model is 'no/such/model'"),
+        (["task.model=no/such/model"], "task.model: there is no folder 'no/such/model'"),
         (["lora.target-modules=query"], "it has"),
         (["calibration.samples=5000"], "calibration.samples is 5000"),
     ],

@@ -131,7 +131,10 @@ def test_padding_changes_no_loss_and_no_gradient(settings_of):
         ({"data.path": "nowhere.parquet"}, "there is no file"),
         ({"data.path": "no/such-data"}, "data.path: no/such-data, split train cannot be read"),
         ({"data.text-column": "words"}, "data.text-column is 'words', but data.parquet has the"),
-        ({"data.text-column": "id"}, "column 'id': row"),
+        ({"data.text-column": "id"}, "data.parquet, column 'id' holds no texts"),
+        ({"data.text-column": "text+domain+id"}, "name one column, or two different ones"),
+        ({"data.text-column": "text+text"}, "name one column, or two different ones"),
+        ({"data.path": "a.csv,b.csv,c.csv,d.csv", "data.num-clients": 3}, "4 data sources, but"),
         ({"data.split-column": "part"}, "data.split-column is 'part', but data.parquet has the"),
         ({"data.partition-column": "user"}, "data.partition-column is 'user', but data.parquet"),
         ({"data.partition-column": ""}, "which needs data.partition-column"),
@@ -188,6 +191,8 @@ def test_labels_may_be_words_in_sorted_order(settings_of, tmp_path):
         ("label", 0, 7, "column 'label': row 0 has the label 7, which no training sample has"),
         ("label", 1, -2, "column 'label': row 1 is labelled -2; labels must be words or whole"),
         ("label", 1, None, "changed.parquet, column 'label': row 1 has no label"),
+        ("split", 1, "dev", "changed.parquet, column 'split': row 1 is 'dev', neither train nor"),
+        ("domain", 1, None, "changed.parquet, column 'domain': row 1 is empty"),
     ],
 )
 def test_a_bad_row_is_named(settings_of, tmp_path, column, row, value, words):
@@ -200,6 +205,25 @@ def test_a_bad_row_is_named(settings_of, tmp_path, column, row, value, words):
         TextClassification().load_client(settings, 1)
     assert "\n" not in str(error.value)
     assert words in str(error.value)
+
+
+def test_one_class_alone_is_an_error(settings_of, tmp_path):
+    def change(table):
+        table["label"] = 1
+
+    with pytest.raises(SettingsError, match="all training samples have the label 1"):
+        TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+
+
+def test_whole_numbers_are_as_many_classes_as_there_are(settings_of, tmp_path):
+    def change(table):
+        table["label"] += 1
+
+    stars = TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+    assert stars.num_classes == 3
+    assert torch.equal(
+        stars.train["labels"], TextClassification().load_client(settings_of(), 0).train["labels"]
+    )
 
 
 def test_pairs_of_texts_are_told_apart(settings_of, tmp_path):

@@ -102,6 +102,14 @@ def test_a_loss_that_is_not_finite_names_client_and_step(bench):
     assert not bench.model.module.training
 
 
+def test_a_result_that_is_not_finite_names_client_and_remedy(bench):
+    settings = bench.settings.train.model_copy(update={"learning_rate": float("inf")})
+    with pytest.raises(
+        TrainingError, match=r"not finite after 1 steps; lower train\.learning-rate"
+    ):
+        run_train(bench, settings=settings, steps=1)
+
+
 def test_evaluation_is_the_plain_mean(bench):
     samples = bench.client(0).test
     score = evaluate(bench.model, bench.task, bench.model.initial, samples)
