@@ -185,6 +185,7 @@ class LoraModel:
             return nullcontext(), _holding(self.module, dict(self._held))
 
         base: Any = self.module.get_base_model()
+        base.config.use_cache = False  # kept keys and values and checkpoints exclude each other
         with warnings.catch_warnings():
             # The newer transformers call it activation_checkpointing_enable, the older do not.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable.*")

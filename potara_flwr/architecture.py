@@ -19,6 +19,8 @@ PROJECTIONS = (
     ("query_key_value",),
     ("qkv",),
     ("c_attn",),
+    ("qkv_proj",),
+    ("Wqkv",),
 )
 """Names of the query and value projections in transformers' models, where peft knows none."""
 
@@ -58,8 +60,12 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
     SettingsError
         The model has no such linear module; the message lists the ones it has.
     """
+    pretrained = getattr(base, "base_model_prefix", "")
+    inside = f"{pretrained}." if hasattr(base, pretrained) else ""  # a head is trained in full
     linear = {
-        name for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name.startswith(inside)
     }
 
     def missing(wanted: Sequence[str]) -> list[str]:

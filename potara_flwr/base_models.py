@@ -45,6 +45,9 @@ else:
     datasets = lazy("datasets")
 
 EMBEDDED = ("digits-vit",)
+PADDING_HAS_A_POSITION = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text")
+"""Models whose positions begin behind that of the padding token."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -248,6 +251,25 @@ def load_config(name: str) -> PretrainedConfig:
     with _readable(name, "model"):
         config: PretrainedConfig = AutoConfig.from_pretrained(find_model(name))
     return config
+
+
+def check_length(name: str, num_tokens: int, who: str) -> None:
+    """Check that a model takes texts as long as a client's longest.
+
+    Raises
+    ------
+    SettingsError
+        It has positions for fewer tokens.
+    """
+    config = load_config(name)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and config.model_type in PADDING_HAS_A_POSITION:
+        limit -= config.pad_token_id + 1
+    if limit and num_tokens > limit:
+        raise SettingsError(
+            f"{who} has a text of {num_tokens} tokens, but task.model {name!r} takes {limit}; "
+            "lower data.max-tokens"
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -236,9 +236,9 @@ class FederationSettings(Group):
     )
     transport: Literal["float32", "float16", "bfloat16", "int8"] = Field(
         "float16",
-        description="how adapters are sent, both ways; `float16` halves the bytes at no cost in "
-        "accuracy beyond the noise (docs/results.md); `int8` has a scale per tensor and error "
-        "feedback",
+        description="how adapters are sent, both ways; `float16` halves the bytes at no cost to "
+        "Potara's accuracy that could be shown (docs/methods.md); `int8` has a scale per tensor "
+        "and error feedback",
     )
     weighting: Literal["examples", "uniform"] = Field(
         "examples",

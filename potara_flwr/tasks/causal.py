@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from potara_flwr.base_models import tokenizer_of
+from potara_flwr.base_models import check_length, tokenizer_of
 from potara_flwr.config import Settings
 from potara_flwr.data import benchmarks, examples
 from potara_flwr.data import questions as questions_module
@@ -72,6 +72,7 @@ def load_client(
         max(len(answers) for part in encoded.values() for answers in part["answers"]),
         max(len(i) for part in encoded.values() for answers in part["answers"] for i in answers),
     )
+    check_length(settings.task.model, size[0] + size[2], f"client {client}")
     parts = {part: _samples(columns, size, score) for part, columns in encoded.items()}
     return ClientData(
         client,

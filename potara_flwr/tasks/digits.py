@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_image_classifier
+from potara_flwr.base_models import load_config, load_image_classifier
 from potara_flwr.config import Settings
 from potara_flwr.data.partition import partition
 from potara_flwr.errors import SettingsError
@@ -54,7 +54,7 @@ def rotation(settings: Settings, client: int) -> int:
 @functools.lru_cache(maxsize=1)
 def _partition(data: DataSettings, seed: int) -> list[Tensor]:
     """Return the positions of each client's images among those for clients."""
-    if data.path:
+    if data.path or data.datasets:
         raise SettingsError(
             "task.name=digits brings its own images; for images of your own choose "
             "task.name=image-classification"
@@ -75,6 +75,14 @@ class Digits(Classification):
 
     def load_base_model(self, settings: Settings) -> nn.Module:
         """Load the vision transformer with its ten-class head."""
+        config = load_config(settings.task.model)
+        form = (getattr(config, "image_size", 28), getattr(config, "num_channels", 1))
+        if form != (28, 1):
+            raise SettingsError(
+                f"task.model is {settings.task.model!r}, for images of {form[0]} pixels and "
+                f"{form[1]} channels, but task.name=digits has 28 and one; choose "
+                "task.name=image-classification for other images"
+            )
         return load_image_classifier(settings, num_classes=10)
 
     def load_client(self, settings: Settings, client: int) -> ClientData:

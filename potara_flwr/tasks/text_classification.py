@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_config, load_text_classifier, tokenizer_of
+from potara_flwr.base_models import check_length, load_text_classifier, tokenizer_of
 from potara_flwr.config import Settings
 from potara_flwr.data.clients import Source, client_rows, num_classes
 from potara_flwr.data.prepared import Columns, prepare_rows
@@ -84,11 +84,5 @@ def text_samples(
 
     encoded = prepare_rows(rows, tokenized, columns, max_tokens, version)
     samples: Samples = dict(tokenizer.pad(encoded[:], padding=True, return_tensors="pt"))
-    longest = samples["input_ids"].shape[1]
-    limit = getattr(load_config(name), "max_position_embeddings", None) or longest
-    if longest > limit:
-        raise SettingsError(
-            f"data.max-tokens is {settings.data.max_tokens}, and client {client} has a text of "
-            f"{longest} tokens, but task.model {name!r} takes {limit}"
-        )
+    check_length(name, samples["input_ids"].shape[1], f"client {client}")
     return samples

@@ -66,7 +66,7 @@ def runs(places, own_cache, tmp_path_factory):
 def test_the_tiny_variant_differs_from_the_preset_in_sizes_alone(preset):
     full, tiny = preset_values(preset), preset_values(f"{preset}-tiny")
     sizes = {
-        "task.model", "task.max-new-tokens", "model.dtype", "data.train-samples",
+        "task.model", "task.max-new-tokens", "data.train-samples",
         "data.test-samples", "data.max-tokens", "lora.rank", "lora.alpha", "train.learning-rate",
         "train.batch-size", "train.local-steps", "train.evaluation-batch-size",
         "federation.rounds", "federation.timeout", "local.steps", "calibration.samples",

@@ -248,7 +248,9 @@ def test_a_text_longer_than_the_model_takes_says_so(settings_of, tmp_path):
     def change(table):
         table["text"] = table["text"].map(lambda text: " ".join([text] * 40))
 
-    with pytest.raises(SettingsError, match=r"data\.max-tokens is 64.*takes 32"):
+    with pytest.raises(
+        SettingsError, match=r"has a text of .* tokens, but .* takes 32; lower data\.max-tokens"
+    ):
         TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
 
 
