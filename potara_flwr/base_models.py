@@ -180,15 +180,15 @@ def load_pretrained(
         model, report = auto_class.from_pretrained(
             find_model(name), dtype=settings.model.dtype, output_loading_info=True, **options
         )
-    mismatched = [key for key, *_ in report["mismatched_keys"]]
-    _check_pretrained(model, name, [*report["missing_keys"], *mismatched])
+    made_anew = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    pretrained = f"{model.base_model_prefix}." if "num_labels" in options else ""
+    _check_pretrained(name, [key for key in made_anew if key.startswith(pretrained)])
     return model
 
 
-def _check_pretrained(model: PreTrainedModel, name: str, made_anew: Sequence[str]) -> None:
-    """Check that no weight but those of a head is made anew: what is frozen must be pretrained."""
-    prefix = f"{model.base_model_prefix}."
-    frozen = sorted(key for key in made_anew if key.startswith(prefix))
+def _check_pretrained(name: str, made_anew: Sequence[str]) -> None:
+    """Check that no weight of the pretrained part is made anew: it will be frozen."""
+    frozen = sorted(made_anew)
     # Language models with a head for masked tokens are saved without the pooler before the head.
     pooler = [key for key in frozen if ".pooler." in key]
     if lacking := [key for key in frozen if key not in pooler]:

@@ -257,3 +257,11 @@ def test_an_architecture_without_checkpoints_says_so(tiny, monkeypatch):
                         "supports_gradient_checkpointing", False)  # fmt: skip
     with pytest.raises(SettingsError, match=r"model\.gradient-checkpointing: ViT"):
         bench.model.checkpoint_gradients()
+
+
+def test_a_language_model_has_no_head_of_its_own_making(tmp_path):
+    folder = make_tiny_llama(tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match=r"lacks weights .*: lm_head\.weight; is"):
+        load_causal_lm(from_flat({"task.model": str(folder)}))
