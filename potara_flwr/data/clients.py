@@ -28,6 +28,13 @@ else:
     datasets = lazy("datasets")
 
 
+OF_A_SOURCE = (
+    "path", "name", "train_split", "test_split", "image_column", "text_column", "label_column",
+    "prompt_column", "answer_column", "options_column",
+)  # fmt: skip
+"""The data settings that may name a value for each source."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One data set, and the columns that the settings name in it."""
@@ -79,13 +86,9 @@ def num_sources(data: DataSettings) -> int:
     return len(_listed(data.path))
 
 
-def source_of(data: DataSettings, client: int, content: str) -> Source:
-    """Return the source whose rows a client holds a share of.
-
-    Parameters
-    ----------
-    content : str
-        ``image`` or ``text``: which column setting names what is classified.
+def own_source(data: DataSettings, client: int) -> tuple[DataSettings, int, int]:
+    """Return the settings of the one source whose rows a client holds a share of, which of its
+    holders the client is, from 0, and how many they are.
 
     Raises
     ------
@@ -93,34 +96,54 @@ def source_of(data: DataSettings, client: int, content: str) -> Source:
         A setting names several values, but not one for each source; or there are more sources than
         clients.
     """
-    if num_sources(data) > data.num_clients:
+    sources = num_sources(data)
+    if sources > data.num_clients:
         raise SettingsError(
-            f"data.path names {num_sources(data)} data sources, but there are {data.num_clients} "
+            f"data.path names {sources} data sources, but there are {data.num_clients} "
             "clients; raise data.num-clients"
         )
-    number = client % num_sources(data)
-
-    def chosen(key: str) -> str:
+    number = client % sources
+    chosen = {}
+    for key in OF_A_SOURCE:
         values = _listed(getattr(data, key))
-        if len(values) not in (1, num_sources(data)):
+        if len(values) not in (1, sources):
             raise SettingsError(
                 f"data.{key.replace('_', '-')} names {len(values)} values for "
-                f"{num_sources(data)} data sources; name one for each, or one for all"
+                f"{sources} data sources; name one for each, or one for all"
             )
-        return values[number if len(values) > 1 else 0]
+        chosen[key] = values[number if len(values) > 1 else 0]
+    holders = len(range(number, data.num_clients, sources))
+    return data.model_copy(update=chosen), client // sources, holders
 
+
+def source_of(data: DataSettings, client: int, content: str) -> Source:
+    """Return the source whose rows a client holds a share of.
+
+    Parameters
+    ----------
+    data : DataSettings
+        Of one source or of several.
+    content : str
+        ``image`` or ``text``: which column setting names what is classified.
+
+    Raises
+    ------
+    SettingsError
+        As :func:`own_source`; or the columns of what is classified are not one or two.
+    """
+    own, _, _ = own_source(data, client)
     setting = f"data.{content}-column"
-    columns = [column.strip() for column in chosen(f"{content}_column").split("+")]
+    columns = [column.strip() for column in getattr(own, f"{content}_column").split("+")]
     if len(columns) > 2 or len(set(columns)) < len(columns) or "" in columns[1:]:
         raise SettingsError(
             f"{setting} is {'+'.join(columns)!r}; name one column, or two different ones"
         )
     return Source(
-        path=chosen("path"),
-        name=chosen("name"),
-        train_split=chosen("train_split"),
-        test_split=chosen("test_split"),
-        label_column=chosen("label_column"),
+        path=own.path,
+        name=own.name,
+        train_split=own.train_split,
+        test_split=own.test_split,
+        label_column=own.label_column,
         contents=tuple((setting, column) for column in columns),
     )
 
@@ -161,8 +184,7 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
     data = settings.data
     source = source_of(data, client, content)
     table = load_source(source, data)
-    number, member = client % num_sources(data), client // num_sources(data)
-    members = len(range(number, data.num_clients, num_sources(data)))
+    _, member, members = own_source(data, client)
     positions = _partition(source, data, settings.seed, members)[member]
     at = positions.numpy()
     return ClientRows(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from potara_flwr.config import Settings
 from potara_flwr.data.benchmarks import BENCHMARKS
+from potara_flwr.data.clients import own_source
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
@@ -90,7 +91,7 @@ def client_questions(settings: Settings, client: int) -> Questions:
 
     Client k holds the k-th of ``data.datasets``, in turn; clients of one data set share its
     training and its test rows evenly, at random. Without ``data.datasets``, the data at
-    ``data.path`` is partitioned as for any other task.
+    ``data.path``, or at the client's one of several, is partitioned as for any other task.
 
     Raises
     ------
@@ -99,12 +100,6 @@ def client_questions(settings: Settings, client: int) -> Questions:
     """
     data = settings.data
     names = [name.strip() for name in data.datasets.split(",") if name.strip()]
-    if "," in data.path:
-        raise SettingsError(
-            "data.path names several data sources, which only classification takes; put the "
-            "questions into one table, with data.partition=natural and a column that says whose "
-            "each is"
-        )
     if names and data.path:
         raise SettingsError("data.datasets and data.path are both given; empty one of them")
     if not names:
@@ -155,10 +150,10 @@ def load_benchmark(data: DataSettings, name: str, split: str) -> datasets.Datase
 
 def _own(settings: Settings, client: int) -> Questions:
     """Return a client's share of the user's own data."""
-    data = settings.data
+    data, member, members = own_source(settings.data, client)
     reader = Reader("", data.prompt_column, data.answer_column, data.options_column)
     rows, tested = _own_rows(data)
-    at = _own_partition(data, settings.seed)[client]
+    at = _own_partition(data, settings.seed, members)[member]
     return Questions(
         rows.select(at.numpy()),
         at,
@@ -195,8 +190,10 @@ def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None]:
 
 
 @functools.lru_cache(maxsize=4)
-def _own_partition(data: DataSettings, seed: int) -> list[Tensor]:
-    """Return the positions of each client's rows; questions have no labels to skew."""
+def _own_partition(data: DataSettings, seed: int, members: int) -> list[Tensor]:
+    """Return the positions of the rows of each of ``members`` clients; questions have no labels to
+    skew.
+    """
     rows, _ = _own_rows(data)
     if data.partition_column:
         keys = keys_of([rows], data.partition_column, [describe(data.path, data.name)])
@@ -207,7 +204,7 @@ def _own_partition(data: DataSettings, seed: int) -> list[Tensor]:
             f"data.partition is {data.partition}, which needs data.partition-column where samples "
             "have no labels; or choose iid, size-skewed or whole"
         )
-    return partition(data, seed, keys)
+    return partition(data, seed, keys, members)
 
 
 def _share(size: int, seed: int, index: int, of: int) -> np.ndarray:

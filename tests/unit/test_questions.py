@@ -103,7 +103,7 @@ def test_both_calibration_sources_keep_the_number_of_tokens_apart(model, root):
         ({"data.datasets": "sst2", "data.path": "x.csv"}, "are both given"),
         ({"data.datasets": "sst2", "data.num-clients": 30}, "30 clients share 20 rows"),
         ({}, "data.path is empty"),
-        ({"data.path": "a.jsonl,b.jsonl"}, "which only classification takes"),
+        ({"data.path": "a.jsonl,b.jsonl", "data.name": "x,y,z"}, "3 values for 2 data sources"),
         (
             {"data.datasets": "glue_qqp", "data.max-tokens": 2},
             "its longest answer has 2 tokens, which leaves no room for a prompt in data.max-tokens",
@@ -172,6 +172,29 @@ def test_data_of_ones_own_without_options_is_answered_freely(model, tmp_path):
     )
     with pytest.raises(SettingsError, match=r"client 0: its data has no options.*options-column"):
         MultipleChoice().load_client(settings, 0)
+
+
+def test_clients_of_several_sources_have_each_its_own(model, tmp_path):
+    with_options = own(model, tmp_path / "one.parquet", own_rows())
+    rows = [{"q": row["ask"], "a": row["say"]} for row in own_rows()]
+    pd.DataFrame(rows).to_parquet(tmp_path / "two.parquet")
+    settings = from_flat(
+        with_options.to_flat()
+        | {
+            "data.path": f"{tmp_path / 'one.parquet'}, {tmp_path / 'two.parquet'}",
+            "data.num-clients": 3,
+            "data.prompt-column": "ask,q",
+            "data.answer-column": "say,a",
+            "data.options-column": f"{with_options.data.options_column},",
+        }
+    )
+    shares = [client_questions(settings, client) for client in range(3)]
+    assert [share.source for share in shares] == ["one.parquet", "two.parquet", "one.parquet"]
+    first, third = (set(shares[client].positions.tolist()) for client in (0, 2))
+    assert not first & third
+    assert len(first | third) == len(shares[1].positions) == len(rows)
+    assert Instruction().load_client(settings, 1).train["labels_open"].all()
+    assert not Instruction().load_client(settings, 0).train["labels_open"].any()
 
 
 @pytest.mark.parametrize(
