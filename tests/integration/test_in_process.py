@@ -381,6 +381,6 @@ def test_a_tracked_run_has_the_same_bits_and_its_curves(tiny, tmp_path):
 
 def test_a_tracked_run_that_cannot_begin_leaves_nothing(tiny, tmp_path):
     nowhere = {"task.model": str(tmp_path / "none"), "run.tracker": "tensorboard"}
-    with pytest.raises(PotaraError, match=r"task\.model is"):
+    with pytest.raises(PotaraError, match=r"task\.model: there is no folder"):
         run_in_process(tiny({**nowhere, "run.results": str(tmp_path / "results")}))
     assert not (tmp_path / "results").exists()

@@ -29,6 +29,9 @@ from simulations.protocol.studies import (
 
 pytestmark = pytest.mark.integration
 
+BEST = max(LEARNING_RATES)
+"""Learning rate of the best among the invented runs."""
+
 
 @pytest.fixture
 def stores(tmp_path):
@@ -38,7 +41,7 @@ def stores(tmp_path):
 
 def invented(settings, draw):
     """A run that never happened."""
-    best = 0.9 if settings.train.learning_rate == 1e-2 else 0.5
+    best = 0.9 if settings.train.learning_rate == BEST else 0.5
     shown = {"accuracy": best + draw.uniform(-0.01, 0.01), "loss": 1.0}
     clients = [
         {
@@ -105,10 +108,10 @@ def test_every_method_runs_at_its_best_rate_of_the_grid(stores):
     for settings in tuning(digits.benchmark):
         digits.add(invented(settings, draw))
     rates = best_rates(digits.benchmark, digits.of_all())
-    assert rates == dict.fromkeys(METHODS, 1e-2)
+    assert rates == dict.fromkeys(METHODS, BEST)
     wanted = list(method_quality.compared(stores, seeds=2, sentiment_seeds=1))
     of_digits = [settings for store, settings in wanted if store is digits]
-    assert {settings.train.learning_rate for settings in of_digits} == {1e-2}
+    assert {settings.train.learning_rate for settings in of_digits} == {BEST}
     assert len(of_digits) == 2 * len(METHODS) + 2 * 2 * len(TRANSPORTS)
 
 
@@ -138,7 +141,7 @@ def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path
     potara = [line for line in text.splitlines() if line.startswith("| `potara`")]
     assert len(potara) == len(stores) + len(DIGITS)
     assert potara[0].split(" | ")[4] == "2"
-    runs = stores[0].of(stores[0].benchmark.run("potara", seed, 1e-2) for seed in range(2))
+    runs = stores[0].of(stores[0].benchmark.run("potara", seed, BEST) for seed in range(2))
     mean = 100 * statistics.fmean(r["summary"]["mean"]["accuracy"]["personalized"] for r in runs)
     assert potara[0].split(" | ")[1].startswith(f"{mean:.1f} ± ")
     assert str(TUNING_SEED) in text
