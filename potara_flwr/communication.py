@@ -165,8 +165,9 @@ class Ledger:
     def _absent(self, absences: list[Absence], word: str, absence: Absence) -> None:
         where = "" if not absence.round else f", round {absence.round}"
         # A client says who it is itself; here that stands before the reason already.
-        itself = f"client {absence.client}{where}: "
-        absence.reason = one_line(absence.reason).removeprefix(itself)
+        absence.reason = one_line(absence.reason)
+        for itself in (f"client {absence.client}{where}: ", f"client {absence.client}: "):
+            absence.reason = absence.reason.removeprefix(itself)
         log(WARNING, "%s: %s, %s%s: %s", word, self.who(absence.client), absence.kind, where,
             absence.reason)  # fmt: skip
         absences.append(absence)

@@ -12,10 +12,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from potara_flwr.adapters import Adapter, LoraModel, kind_of, save_adapter
-from potara_flwr.base_models import find_model
 from potara_flwr.config import Settings
 from potara_flwr.methods import METHODS, Outcome
 from potara_flwr.personalization import Personalization
+from potara_flwr.pretrained import find_model
 from potara_flwr.storage import file_hash, sync, writing
 from potara_flwr.tasks import TASKS
 

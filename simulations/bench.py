@@ -32,8 +32,8 @@ from peft import get_peft_model
 from rich.console import Console
 from safetensors.torch import save_file
 
-from potara_flwr.base_models import find_model
 from potara_flwr.config import Settings
+from potara_flwr.pretrained import find_model
 from potara_flwr.reading import from_flat
 from potara_flwr.results import read_results
 from potara_flwr.seeds import derive_seed

@@ -15,6 +15,7 @@ from potara_flwr.config import Settings
 from potara_flwr.personalization import Personalization
 from potara_flwr.seeds import derive_seed
 from potara_flwr.strategies import LoraAveraging
+from potara_flwr.strategies.lora_averaging import round_size
 from potara_flwr.tasks.base import ClientData, Samples, Task
 from potara_flwr.training import Once, Proximal, Score, each_time, evaluate, train
 
@@ -182,8 +183,16 @@ def total_steps(settings: Settings) -> int:
     """Return the optimizer steps of a client with a local phase, the mean over clients: those of
     the rounds it is drawn for, then local training.
     """
-    rounds = settings.federation.fraction_train * settings.federation.rounds
+    rounds = share_drawn(settings) * settings.federation.rounds
     return round(rounds * settings.train.local_steps) + settings.local.steps
+
+
+def share_drawn(settings: Settings) -> float:
+    """Return the share of the clients that trains in a round, which is that of the rounds in which
+    a client does.
+    """
+    clients = settings.data.num_clients
+    return round_size(settings.federation.fraction_train, clients) / clients
 
 
 def single(client: Client, adapter: Adapter, **scores: Score) -> Outcome:
@@ -264,8 +273,7 @@ class Method:
             return 0
         if self.local_phase:
             return settings.federation.rounds
-        federation = settings.federation
-        a_round = federation.fraction_train * self.trainings * settings.train.local_steps
+        a_round = share_drawn(settings) * self.trainings * settings.train.local_steps
         # Without the last digits of a quotient that is whole.
         needed = math.ceil(round(total_steps(settings) / a_round, 6))
-        return federation.baseline_rounds or needed
+        return settings.federation.baseline_rounds or needed

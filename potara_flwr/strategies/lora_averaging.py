@@ -42,6 +42,11 @@ class Sent:
     """As the client reads it, float32."""
 
 
+def round_size(fraction: float, clients: int) -> int:
+    """Return how many of the clients a round has, when it has a fraction of them."""
+    return max(round(fraction * clients), 1)
+
+
 class LoraAveraging(FedAvg):
     """Average the A and B factors and the head apart, by default weighted by the number of training
     samples.
@@ -131,7 +136,7 @@ class LoraAveraging(FedAvg):
 
     def sample_size(self, fraction: float) -> int:
         """Return how many clients a round has."""
-        return max(round(fraction * len(self.clients)), 1)
+        return round_size(fraction, len(self.clients))
 
     def sample(self, server_round: int, fraction: float, purpose: str) -> list[int]:
         """Return the node ids of a round's clients, sorted by client."""

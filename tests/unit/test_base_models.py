@@ -19,16 +19,11 @@ from transformers import (
 
 from potara_flwr.adapters import LoraModel, kind_of
 from potara_flwr.architecture import find_head, target_modules
-from potara_flwr.base_models import (
-    find_device,
-    load_causal_lm,
-    load_text_classifier,
-    load_tokenizer,
-    tokenizer_of,
-)
+from potara_flwr.base_models import find_device, load_causal_lm, load_text_classifier
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients, variance_traces
 from potara_flwr.personalization import personalize
+from potara_flwr.pretrained import load_tokenizer, tokenizer_of
 from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import ClientData
 from potara_flwr.training import evaluate, train

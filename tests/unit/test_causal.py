@@ -14,9 +14,10 @@ from transformers import (
 )
 
 from potara_flwr.adapted import AdaptedModel
-from potara_flwr.base_models import load_causal_lm, tokenizer_of
+from potara_flwr.base_models import load_causal_lm
 from potara_flwr.errors import SettingsError
 from potara_flwr.fisher import per_sample_gradients
+from potara_flwr.pretrained import tokenizer_of
 from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.causal import answer_ids, log_probabilities

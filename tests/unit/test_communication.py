@@ -247,7 +247,7 @@ def test_a_number_that_cannot_be_serialized_is_an_error_reply():
 def test_who_was_absent_is_named_once():
     ledger = Ledger(clients={30: 0, 10: 1})
     ledger.refuse(0, 4, "train", "client 0, round 4: the loss is nan")
-    ledger.refuse(1, 4, "train", "the name q is wrong")
+    ledger.refuse(1, 4, "train", "client 1: the name q is wrong")
     ledger.refuse(1, None, "personalize", "client 1: its disk is full")
     assert ledger.absent(4, "train") == "client 0: the loss is nan; client 1: the name q is wrong"
     assert ledger.absent(None, "personalize") == "client 1: its disk is full"

@@ -7,7 +7,7 @@ from clients import client_of, moved, same_bits
 from potara_flwr.adapters import kind_of
 from potara_flwr.merging import interpolate, segment_between
 from potara_flwr.methods import METHODS
-from potara_flwr.methods.base import plain_round, total_steps
+from potara_flwr.methods.base import plain_round, share_drawn, total_steps
 from potara_flwr.methods.fedalt import MIXER, mixed, mixer
 from potara_flwr.methods.feddpa import ByLikeness, next_to
 from potara_flwr.methods.pair import stack, weighed
@@ -62,6 +62,7 @@ def test_rounds_of_a_baseline_are_set_or_follow_from_the_steps(tiny):
         # Of four rounds a client is drawn for two.
         (
             {
+                "data.num-clients": 4,
                 "federation.fraction-train": 0.5,
                 "federation.rounds": 4,
                 "train.local-steps": 2,
@@ -69,12 +70,14 @@ def test_rounds_of_a_baseline_are_set_or_follow_from_the_steps(tiny):
             },
             12,
         ),
+        # A round has one of the three clients, though a tenth of them are none.
+        ({"federation.fraction-train": 0.1, "federation.rounds": 3, "local.steps": 4}, 6),
     ],
 )
 def test_no_method_takes_fewer_steps_than_potara(tiny, overrides, steps):
     settings = tiny(overrides)
     assert total_steps(settings) == steps
-    drawn = settings.federation.fraction_train
+    drawn = share_drawn(settings)
     for row in METHODS.values():
         rounds = row.rounds(settings)
         a_round = row.trainings * settings.train.local_steps

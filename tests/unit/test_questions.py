@@ -7,9 +7,9 @@ import torch
 from hub_copies import write_copies
 from tiny_llama import make_tiny_llama
 
-from potara_flwr.base_models import tokenizer_of
 from potara_flwr.data.questions import client_questions
 from potara_flwr.errors import SettingsError
+from potara_flwr.pretrained import tokenizer_of
 from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import num_samples
 from potara_flwr.tasks.instruction import Instruction

@@ -5,9 +5,10 @@ import hashlib
 import pytest
 import torch
 
-from potara_flwr.base_models import find_model, load_image_classifier
+from potara_flwr.base_models import load_image_classifier
 from potara_flwr.config import Settings
 from potara_flwr.errors import SettingsError
+from potara_flwr.pretrained import find_model
 from potara_flwr.reading import from_flat
 from potara_flwr.tasks.base import num_samples, split_client
 from potara_flwr.tasks.digits import Digits, load_images, split_images
@@ -155,18 +156,18 @@ def test_an_unreadable_model_folder_is_one_clear_line(tmp_path, tiny_model):
 
 
 def test_the_embedded_model_is_found_from_a_copy_without_weights(monkeypatch, tmp_path):
-    import potara_flwr.base_models as base_models
+    from potara_flwr import pretrained
 
-    monkeypatch.setattr(base_models, "__file__", str(tmp_path / "potara_flwr" / "base_models.py"))
+    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "potara_flwr" / "pretrained.py"))
     folder = __import__("pathlib").Path(find_model("digits-vit"))
     assert (folder / "model.safetensors").is_file()
     assert tmp_path not in folder.parents
 
 
 def test_an_embedded_model_that_is_not_installed_says_so(monkeypatch, tmp_path):
-    import potara_flwr.base_models as base_models
+    from potara_flwr import pretrained
 
-    monkeypatch.setattr(base_models, "__file__", str(tmp_path / "base_models.py"))
-    monkeypatch.setattr(base_models, "_installed_packages", list)
+    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "pretrained.py"))
+    monkeypatch.setattr(pretrained, "_installed_packages", list)
     with pytest.raises(SettingsError, match="install the package"):
         find_model("digits-vit")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from potara_flwr.base_models import find_model, load_config
 from potara_flwr.config import Settings
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.sources import FORMATS
 from potara_flwr.errors import SettingsError
+from potara_flwr.pretrained import find_model, load_config
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import num_samples
 from simulations.command.checks.check import Check, fail, ok
