@@ -58,15 +58,15 @@ def terminal_table(rows: Sequence[Row]) -> Table:
         )
     for row in rows:
         table.add_row(*map(Text, cells(row, columns)), style="bold" if row.is_reference else None)
-    table.caption = Text(f"bold: reference (ref.). {READING}")
+    table.caption = Text(READING)
     table.caption_justify = "left"
     return table
 
 
 READING = (
-    "± after a score is one standard deviation over seeds, after a difference two standard errors "
-    "of the mean of paired differences; in brackets the number of pairs: seeds, each with its mean "
-    "over clients, or clients at a seed."
+    "Bold: the reference (ref.). ± after a score is one standard deviation over seeds, after a "
+    "difference two standard errors of the mean of paired differences; in brackets the number of "
+    "pairs: seeds, each with its mean over clients, or clients at a seed."
 )
 """How to read the numbers behind ±."""
 
