@@ -28,10 +28,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(INSTALLED)  ## run the embedded default through flwr run; prints the results and where they are
-	@$(BIN)/python -m simulations.run --runtime flwr $(SETTINGS)
+	@$(BIN)/potara run --runtime flwr $(SETTINGS)
 
 deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperNodes (docs/deployment.md)
-	@$(BIN)/python -m simulations.deploy $(SETTINGS)
+	@$(BIN)/potara deploy $(SETTINGS)
 
 test: $(INSTALLED)  ## unit and integration tests
 	@$(BIN)/python -m pytest -q -m 'not slow'

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simulations.composition import compose_settings
-from simulations.display import LiveDisplay
-from simulations.flower_cli import environment_of, run_app
-from simulations.program import exit_status
-from simulations.running import placed, show
+from potara_flwr.command.program import exit_status
+from potara_flwr.running.composition import compose_settings
+from potara_flwr.running.display import LiveDisplay
+from potara_flwr.running.flower_cli import environment_of, run_app
+from potara_flwr.running.one_run import placed, show
 
 
 def submit(words: list[str]) -> None:

@@ -15,7 +15,9 @@ from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from potara_flwr.client_state import (
+from potara_flwr.client.clipping import clip_update
+from potara_flwr.client.node import read_node
+from potara_flwr.client.state import (
     adapters_folder,
     load_client,
     read,
@@ -24,21 +26,17 @@ from potara_flwr.client_state import (
     store_of,
     write,
 )
-from potara_flwr.client_store import State, check_writable, personalization_key
-from potara_flwr.clipping import clip_update
-from potara_flwr.config import Settings
-from potara_flwr.entries import Description, Report, pack
-from potara_flwr.errors import NodeError, PotaraError, SettingsError, StorageError, one_line
+from potara_flwr.client.store import State, check_writable, personalization_key
+from potara_flwr.core.errors import NodeError, PotaraError, SettingsError, StorageError, one_line
+from potara_flwr.core.version import code_version
+from potara_flwr.messages.reports import USER_ERROR, Description, Report, pack
 from potara_flwr.methods import METHODS
-from potara_flwr.node import read_node
-from potara_flwr.reading import from_flat
-from potara_flwr.saving import save_client
+from potara_flwr.results.saving import save_client
+from potara_flwr.run_config import from_flat
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples
-from potara_flwr.training import one_thread, time_limit
-from potara_flwr.workbench import code_version, workbench
-
-USER_ERROR = 400
-"""Error code of a reply whose reason is one line for the user, such as a wrong setting."""
+from potara_flwr.tasks.workbench import workbench
+from potara_flwr.training.local_steps import one_thread, time_limit
 
 Handler = Callable[[Settings, int, Message, Context], RecordDict]
 

@@ -17,8 +17,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from potara_flwr import client_app, server_app
-from potara_flwr.config import Settings
-from potara_flwr.training import one_thread
+from potara_flwr.settings.schema import Settings
+from potara_flwr.training.local_steps import one_thread
 
 
 class InProcessGrid(Grid):

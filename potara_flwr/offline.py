@@ -13,17 +13,18 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from potara_flwr.adapters import Adapter, LoraModel, load_adapter
-from potara_flwr.config import Settings, flat
-from potara_flwr.entries import Report
-from potara_flwr.errors import SettingsError, StorageError
+from potara_flwr.core.errors import SettingsError, StorageError
+from potara_flwr.core.storage import file_hash, write_whole
+from potara_flwr.messages.reports import Report
 from potara_flwr.methods import METHODS
-from potara_flwr.reading import from_flat
-from potara_flwr.saving import ADAPTER_FILE, RUN_FILE, save_client
-from potara_flwr.storage import file_hash, write_whole
+from potara_flwr.models.adapter import Adapter
+from potara_flwr.models.lora import LoraModel, load_adapter
+from potara_flwr.results.saving import ADAPTER_FILE, RUN_FILE, save_client
+from potara_flwr.run_config import from_flat
+from potara_flwr.settings.schema import Settings, flat
 from potara_flwr.tasks.base import ClientData, num_samples
-from potara_flwr.training import one_thread
-from potara_flwr.workbench import Workbench
+from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.local_steps import one_thread
 
 
 def personalize_offline(

@@ -12,32 +12,34 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from potara_flwr.adapters import kind_of
-from potara_flwr.averaging import privacy_entry, strategy_of, with_noise
-from potara_flwr.checkpoint import Progressed, load_checkpoint, save_checkpoint
-from potara_flwr.communication import Ledger, MeteredGrid
-from potara_flwr.config import Settings
-from potara_flwr.entries import Description, Report, unpack
-from potara_flwr.errors import PotaraError, ReplyError, RunError
-from potara_flwr.gathering import gather_clients
-from potara_flwr.history import RoundRecorder
+from potara_flwr.core.errors import PotaraError, ReplyError, RunError
+from potara_flwr.core.stopwatch import Stopwatch
+from potara_flwr.core.storage import writing
+from potara_flwr.core.version import code_version
+from potara_flwr.messages.grid import MeteredGrid
+from potara_flwr.messages.ledger import Ledger
+from potara_flwr.messages.reports import Description, Report, unpack
 from potara_flwr.methods import METHODS
-from potara_flwr.personalization import Stopwatch
-from potara_flwr.reading import from_flat
-from potara_flwr.report import write_report
-from potara_flwr.results import (
+from potara_flwr.models.adapter import kind_of
+from potara_flwr.results.folder import (
     claimed_folder,
     read_results,
     results_folder,
     summarize,
     write_results,
 )
-from potara_flwr.rounds import run_rounds
-from potara_flwr.saving import save_federated
-from potara_flwr.storage import writing
+from potara_flwr.results.report import write_report
+from potara_flwr.results.saving import save_federated
+from potara_flwr.results.tracking import Tracker, final_metrics, tracking
+from potara_flwr.run_config import from_flat
+from potara_flwr.server.checkpoint import Progressed, load_checkpoint, save_checkpoint
+from potara_flwr.server.gathering import gather_clients
+from potara_flwr.server.history import RoundRecorder
+from potara_flwr.server.rounds import run_rounds
+from potara_flwr.server.strategy import privacy_entry, strategy_of, with_noise
+from potara_flwr.settings.schema import Settings
 from potara_flwr.strategies.lora_averaging import Sent, record_of
-from potara_flwr.tracking import Tracker, final_metrics, tracking
-from potara_flwr.workbench import code_version, workbench
+from potara_flwr.tasks.workbench import workbench
 
 app = ServerApp()
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potara_flwr.config import Settings
-from potara_flwr.rules import GRID, RULES
-from simulations.composition import compose_settings
+from potara_flwr.merging.rules import GRID, RULES
+from potara_flwr.running.composition import compose_settings
+from potara_flwr.settings.schema import Settings
 
 PRESETS = ("commonsense-llama", "flan-llama")
 ANSWER_TOKENS = 64

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-from simulations.program import exit_status, parser_of
+from potara_flwr.command.program import exit_status, parser_of
 
 STORED = Path(__file__).parents[1] / "docs" / "data"
 

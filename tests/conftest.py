@@ -14,9 +14,9 @@ import pytest
 from own_processes import mark
 from tiny_models import make_tiny_digits_vit
 
-from potara_flwr.config import Settings
-from potara_flwr.reading import from_flat
-from potara_flwr.workbench import Workbench
+from potara_flwr.run_config import from_flat
+from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks.workbench import Workbench
 
 mark()
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potara_flwr.errors import SettingsError
-from potara_flwr.lazy import lazy
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.lazy import lazy
 
 if TYPE_CHECKING:
     import datasets

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potara_flwr.errors import SettingsError
-from potara_flwr.lazy import lazy
-from potara_flwr.seeds import derive_seed
-from potara_flwr.setting_groups import DataSettings
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.lazy import lazy
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.settings.groups import DataSettings
 
 if TYPE_CHECKING:
     import datasets

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from potara_flwr.lazy import lazy
+from potara_flwr.core.lazy import lazy
 
 if TYPE_CHECKING:
     import datasets

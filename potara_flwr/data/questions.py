@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potara_flwr.config import Settings
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.lazy import lazy
+from potara_flwr.core.seeds import derive_seed
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.clients import own_source
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
-from potara_flwr.errors import SettingsError
-from potara_flwr.lazy import lazy
-from potara_flwr.seeds import derive_seed
-from potara_flwr.setting_groups import DataSettings
+from potara_flwr.settings.groups import DataSettings
+from potara_flwr.settings.schema import Settings
 
 if TYPE_CHECKING:
     import datasets

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from potara_flwr.errors import SettingsError
-from potara_flwr.lazy import lazy
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.lazy import lazy
 
 if TYPE_CHECKING:
     import datasets

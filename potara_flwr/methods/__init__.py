@@ -3,7 +3,8 @@
 A method is a row here and a few functions in a file of its own (docs/methods.md).
 """
 
-from potara_flwr.methods.base import Client, Method, Outcome, Update, keep_received
+from potara_flwr.methods.base import Method, keep_received
+from potara_flwr.methods.client import Client
 from potara_flwr.methods.ditto import keep_personal, train_both
 from potara_flwr.methods.fedalt import keep_mixed, score_mixed, train_individual
 from potara_flwr.methods.feddpa import keep_pair, train_local_after, train_local_then_federated
@@ -11,9 +12,10 @@ from potara_flwr.methods.fedprox import train_near_received
 from potara_flwr.methods.fedsa_lora import keep_completed, score_completed, train_with_own_b
 from potara_flwr.methods.ffa_lora import train_b
 from potara_flwr.methods.local import fine_tune, train_only_here
+from potara_flwr.methods.outcome import Outcome, Update
 from potara_flwr.methods.peft_merges import merge_by_dare, merge_by_ties
 from potara_flwr.methods.potara import merge_by_evidence
-from potara_flwr.strategies import RestOfWorld
+from potara_flwr.strategies.rest_of_world import RestOfWorld
 
 __all__ = ["METHODS", "Client", "Method", "Outcome", "Update"]
 

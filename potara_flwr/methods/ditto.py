@@ -1,8 +1,10 @@
 """Ditto: a personal adapter of each client, held near the federated one."""
 
-from potara_flwr.adapters import Adapter
-from potara_flwr.methods.base import Client, Outcome, Update, single
-from potara_flwr.training import Proximal
+from potara_flwr.methods.base import single
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome, Update
+from potara_flwr.models.adapter import Adapter
+from potara_flwr.training.local_steps import Proximal
 
 PERSONAL = "personal"
 

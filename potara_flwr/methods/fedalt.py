@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter, lora_pairs
-from potara_flwr.methods.base import Client, Outcome, Update
+from potara_flwr.core.seeds import generator
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome, Update
 from potara_flwr.methods.pair import Companion, Tensors, weighed
-from potara_flwr.seeds import generator
-from potara_flwr.training import Score
+from potara_flwr.models.adapter import Adapter, lora_pairs
+from potara_flwr.training.local_steps import Score
 
 INDIVIDUAL, MIXER = "individual", "mixer"
 

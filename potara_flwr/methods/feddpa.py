@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter
-from potara_flwr.merging import segment_between
-from potara_flwr.methods.base import Client, Outcome, Update
+from potara_flwr.core.seeds import generator
+from potara_flwr.merging.segment import segment_between
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome, Update
 from potara_flwr.methods.pair import Companion, Tensors, beside, weighed
-from potara_flwr.seeds import generator
+from potara_flwr.models.adapter import Adapter
 from potara_flwr.tasks.base import num_samples, take
 
 LOCAL = "local"

@@ -1,8 +1,9 @@
 """FedProx: local steps are held near what was received."""
 
-from potara_flwr.adapters import Adapter
-from potara_flwr.methods.base import Client, Update
-from potara_flwr.training import Proximal
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Update
+from potara_flwr.models.adapter import Adapter
+from potara_flwr.training.local_steps import Proximal
 
 
 def train_near_received(client: Client, received: Adapter, server_round: int) -> Update:

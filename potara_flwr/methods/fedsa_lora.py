@@ -1,8 +1,10 @@
 """FedSA-LoRA: A is averaged, B and the head are each client's own."""
 
-from potara_flwr.adapters import Adapter, kind_of
-from potara_flwr.methods.base import Client, Outcome, Update, single
-from potara_flwr.training import Score
+from potara_flwr.methods.base import single
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome, Update
+from potara_flwr.models.adapter import Adapter, kind_of
+from potara_flwr.training.local_steps import Score
 
 OWN = "own"
 

@@ -1,7 +1,8 @@
 """FFA-LoRA: A stays as it was made, B is averaged, and so the average is exact."""
 
-from potara_flwr.adapters import Adapter, kind_of
-from potara_flwr.methods.base import Client, Update
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Update
+from potara_flwr.models.adapter import Adapter, kind_of
 
 
 def train_b(client: Client, received: Adapter, server_round: int) -> Update:

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
-from potara_flwr.adapters import Adapter
-from potara_flwr.methods.base import Client, Outcome, single, total_steps
+from potara_flwr.methods.base import single, total_steps
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome
+from potara_flwr.models.adapter import Adapter
 
 
 def train_only_here(client: Client, received: Adapter) -> Outcome:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.adapters import Adapter, LoraModel, kind_of, lora_pairs
+from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
+from potara_flwr.models.lora import LoraModel
 
 Tensors = Mapping[str, Tensor]
 Weigh = Callable[[str, Tensor], Tensor]

@@ -11,10 +11,11 @@ import torch
 from peft.utils.merge_utils import dare_linear, ties
 from torch import Tensor
 
-from potara_flwr.adapters import Adapter
-from potara_flwr.methods.base import Client, Outcome
-from potara_flwr.personalization import local_once, refit_once
-from potara_flwr.seeds import derive_seed
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome
+from potara_flwr.methods.personalization import local_once, refit_once
+from potara_flwr.models.adapter import Adapter
 
 Merge = Callable[[list[Tensor], Tensor, float], Tensor]
 """Task vectors, their weights, the density → the merged task vector."""

@@ -1,8 +1,9 @@
 """Potara: the merge of a federated and a local adapter, by the client's own samples."""
 
-from potara_flwr.adapters import Adapter
-from potara_flwr.methods.base import Client, Outcome
-from potara_flwr.personalization import personalize
+from potara_flwr.methods.client import Client
+from potara_flwr.methods.outcome import Outcome
+from potara_flwr.methods.personalization import personalize
+from potara_flwr.models.adapter import Adapter
 
 
 def merge_by_evidence(client: Client, received: Adapter) -> Outcome:

@@ -21,12 +21,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
-from potara_flwr.aggregation import exact_average, weighted_average
-from potara_flwr.communication import Ledger
-from potara_flwr.errors import RunError
-from potara_flwr.seeds import derive_seed
-from potara_flwr.strategies.checking import Asked, find_fault, norm_limit, norm_of_change
-from potara_flwr.transport import Arrays, decode, encode
+from potara_flwr.core.errors import RunError
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.messages.checking import Asked, find_fault
+from potara_flwr.messages.ledger import Ledger
+from potara_flwr.messages.transport import Arrays, decode, encode
+from potara_flwr.strategies.averages import (
+    exact_average,
+    norm_limit,
+    norm_of_change,
+    weighted_average,
+)
 
 SCORES = {"train": ("loss", "seconds"), "evaluate": ("loss", "accuracy")}
 """What a client reports of itself in a round, besides its number of samples and the round."""
@@ -69,9 +74,9 @@ class LoraAveraging(FedAvg):
     ledger : Ledger
         Where refused replies are written down.
     aggregation : str
-        ``factors`` or ``exact`` (:mod:`potara_flwr.aggregation`).
+        ``factors`` or ``exact`` (:mod:`potara_flwr.strategies.averages`).
     transport : str
-        How adapters travel (:mod:`potara_flwr.transport`).
+        How adapters travel (:mod:`potara_flwr.messages.transport`).
     weighting : str
         ``examples`` weights clients by their training samples, ``uniform`` gives all the same.
     max_norm_ratio : float

@@ -11,11 +11,11 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 
-from potara_flwr.aggregation import mean_of_clipped
-from potara_flwr.seeds import derive_seed
-from potara_flwr.setting_groups import PrivacySettings
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.messages.transport import Arrays
+from potara_flwr.settings.groups import PrivacySettings
+from potara_flwr.strategies.averages import mean_of_clipped
 from potara_flwr.strategies.lora_averaging import LoraAveraging
-from potara_flwr.transport import Arrays
 
 ROUNDING = 1e-3
 """By how much, relatively, an honest client's norm may exceed the clipping norm: it clips and sends

@@ -7,6 +7,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from potara_flwr.messages.transport import Arrays
 from potara_flwr.strategies.lora_averaging import (
     LoraAveraging,
     Sent,
@@ -15,7 +16,6 @@ from potara_flwr.strategies.lora_averaging import (
     values_of,
     within,
 )
-from potara_flwr.transport import Arrays
 
 
 class RestOfWorld(LoraAveraging):

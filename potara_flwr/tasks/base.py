@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.config import Settings
-from potara_flwr.errors import SettingsError
-from potara_flwr.seeds import derive_seed
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.settings.schema import Settings
 
 Samples = dict[str, Tensor]
 """Model inputs and targets by name; the first dimension of every tensor is the sample. Targets are

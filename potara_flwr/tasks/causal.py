@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from potara_flwr.config import Settings
+from potara_flwr.core.errors import SettingsError
 from potara_flwr.data import benchmarks, examples
 from potara_flwr.data import questions as questions_module
 from potara_flwr.data.examples import Row, RowError, listing_options
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
-from potara_flwr.errors import SettingsError
-from potara_flwr.pretrained import check_length, tokenizer_of
+from potara_flwr.models.pretrained import check_length, tokenizer_of
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import Batch, ClientData, Samples, split_client, take
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from potara_flwr.config import Settings
 from potara_flwr.data.clients import ClientRows
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, LogitsTask, Samples, split_client
 
 if TYPE_CHECKING:

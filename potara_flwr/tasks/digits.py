@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_image_classifier
-from potara_flwr.config import Settings
+from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.partition import partition
-from potara_flwr.errors import SettingsError
-from potara_flwr.pretrained import load_config
-from potara_flwr.setting_groups import DataSettings
+from potara_flwr.models.base_models import load_image_classifier
+from potara_flwr.models.pretrained import load_config
+from potara_flwr.settings.groups import DataSettings
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, split_client, take
 from potara_flwr.tasks.classification import Classification
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_image_classifier
-from potara_flwr.config import Settings
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.lazy import lazy
 from potara_flwr.data.clients import Source, client_rows, num_classes
 from potara_flwr.data.prepared import Columns, prepare_rows
-from potara_flwr.errors import SettingsError
-from potara_flwr.lazy import lazy
-from potara_flwr.pretrained import load_config, load_image_processor
+from potara_flwr.models.base_models import load_image_classifier
+from potara_flwr.models.pretrained import load_config, load_image_processor
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples
 from potara_flwr.tasks.classification import Classification, client_data
 

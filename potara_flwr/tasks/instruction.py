@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_causal_lm
-from potara_flwr.config import Settings
-from potara_flwr.errors import SettingsError
-from potara_flwr.pretrained import tokenizer_of
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.models.base_models import load_causal_lm
+from potara_flwr.models.pretrained import tokenizer_of
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, Task, take
 from potara_flwr.tasks.causal import (
     answer_scores,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_causal_lm
-from potara_flwr.config import Settings
-from potara_flwr.errors import SettingsError
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.models.base_models import load_causal_lm
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import Batch, ClientData, LogitsTask, Samples
 from potara_flwr.tasks.causal import answer_scores, batch_of, load_client, log_probabilities
 

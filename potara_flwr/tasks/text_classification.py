@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from potara_flwr.base_models import load_text_classifier
-from potara_flwr.config import Settings
+from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.clients import Source, client_rows, num_classes
 from potara_flwr.data.prepared import Columns, prepare_rows
-from potara_flwr.errors import SettingsError
-from potara_flwr.pretrained import check_length, tokenizer_of
+from potara_flwr.models.base_models import load_text_classifier
+from potara_flwr.models.pretrained import check_length, tokenizer_of
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, by_length
 from potara_flwr.tasks.classification import Classification, client_data
 

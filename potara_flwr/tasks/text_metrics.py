@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from potara_flwr.lazy import lazy
+from potara_flwr.core.lazy import lazy
 
 torchmetrics: Any = lazy("torchmetrics")
 

@@ -24,8 +24,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.errors import SettingsError
-from simulations.deploy import interrupt
+from potara_flwr.command.deploy import interrupt
+from potara_flwr.command.program import exit_status, parser_of
+from potara_flwr.core.errors import SettingsError
 from simulations.faults.diary import Diary
 from simulations.faults.disturbing import Disturber
 from simulations.faults.here import Finding, faults_in_one_process
@@ -40,7 +41,6 @@ from simulations.faults.table import (
     on_screen,
 )
 from simulations.faults.worlds import World, actors, real_processes
-from simulations.program import exit_status, parser_of
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

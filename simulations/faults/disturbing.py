@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.errors import RunError, StorageError
-from potara_flwr.results import CHECKPOINT, RESULTS, read_results
-from potara_flwr.storage import load_record
+from potara_flwr.core.errors import RunError, StorageError
+from potara_flwr.core.storage import load_record
+from potara_flwr.results.folder import CHECKPOINT, RESULTS, read_results
+from potara_flwr.running.flower_cli import CONNECTION, flwr, submit
 from simulations.faults.plan import Kill, PlannedRun
 from simulations.faults.subject import NAMES, STAGES, adapters_of, settings_of
 from simulations.faults.worlds import World, strike
-from simulations.flower_cli import CONNECTION, flwr, submit
 
 ATTEMPTS = 6
 """More than the kills of a run: one that needs them all has not come to its end."""

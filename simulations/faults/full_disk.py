@@ -22,9 +22,9 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from potara_flwr.config import Settings
-from potara_flwr.errors import RunError, StorageError
+from potara_flwr.core.errors import RunError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
+from potara_flwr.settings.schema import Settings
 from simulations.faults.subject import settings_of
 
 TMPFS, LIMIT = "tmpfs", "RLIMIT_FSIZE"

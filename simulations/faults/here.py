@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from potara_flwr.errors import RunError
-from potara_flwr.results import CHECKPOINT
-from potara_flwr.storage import load_record
+from potara_flwr.core.errors import RunError
+from potara_flwr.core.storage import load_record
+from potara_flwr.results.folder import CHECKPOINT
 from simulations.faults.full_disk import full_disk, mounting_allowed
 from simulations.faults.local import (
     finish,

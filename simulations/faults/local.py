@@ -11,12 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.config import Settings
-from potara_flwr.errors import RunError
+from potara_flwr.core.errors import RunError
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
-from potara_flwr.results import CHECKPOINT, RESULTS, read_results
-from potara_flwr.setting_groups import Value
+from potara_flwr.results.folder import CHECKPOINT, RESULTS, read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.settings.groups import Value
+from potara_flwr.settings.schema import Settings
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # Every process is a fork of one that has imported all this and computed nothing.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from potara_flwr.config import Settings
-from potara_flwr.reading import from_flat
-from potara_flwr.setting_groups import Value
+from potara_flwr.run_config import from_flat
+from potara_flwr.settings.groups import Value
+from potara_flwr.settings.schema import Settings
 
 ROUNDS = 2
 NAMES = ("node-0", "node-1")

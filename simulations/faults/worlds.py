@@ -15,12 +15,12 @@ from typing import Protocol
 
 import psutil
 
-from potara_flwr.setting_groups import Value
-from simulations.deployment.federation import Federation, federation
+from potara_flwr.running.federation import Federation, federation
+from potara_flwr.running.flower_runtime import superlink
+from potara_flwr.running.processes import Service
+from potara_flwr.settings.groups import Value
 from simulations.faults.plan import ACTOR, Kill
 from simulations.faults.subject import NAMES
-from simulations.flower_runtime import superlink
-from simulations.processes import Service
 
 FIRST_DELAY, LAST_DELAY = 2.0, 16.0
 STEADY_SECONDS = 30.0

@@ -1,7 +1,7 @@
 """A client of the tiny federation as a method sees it, without any message."""
 
 from potara_flwr.methods import METHODS, Client
-from potara_flwr.workbench import Workbench
+from potara_flwr.tasks.workbench import Workbench
 
 
 def client_of(settings, client: int = 0) -> Client:

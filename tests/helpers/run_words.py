@@ -2,7 +2,7 @@
 
 import json
 
-from potara_flwr.config import Settings
+from potara_flwr.settings.schema import Settings
 
 
 def words_of(settings: Settings) -> list[str]:

@@ -13,13 +13,14 @@ from tiny_models import (
     sentences,
 )
 
-from potara_flwr.adapters import kind_of, load_adapter
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
+from potara_flwr.models.adapter import kind_of
+from potara_flwr.models.lora import load_adapter
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.composition import compose_settings
 from potara_flwr.tasks import TASKS
-from potara_flwr.workbench import Workbench
-from simulations.composition import compose_settings
+from potara_flwr.tasks.workbench import Workbench
 
 pytestmark = pytest.mark.integration
 

@@ -12,13 +12,13 @@ import pytest
 from run_words import words_of
 
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-POTARA = [sys.executable, "-m", "simulations.command"]
+POTARA = [sys.executable, "-m", "potara_flwr.command"]
 
 
 def potara(*words: str) -> subprocess.CompletedProcess[str]:

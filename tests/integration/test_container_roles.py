@@ -13,9 +13,9 @@ import pytest
 from run_words import words_of
 
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
-from simulations.processes import free_port, stop_all
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.processes import free_port, stop_all
 
 pytestmark = pytest.mark.integration
 

@@ -14,18 +14,18 @@ from own_processes import own_processes
 from rich.console import Console
 
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
-from simulations.deployment.credentials import Authority
-from simulations.deployment.federation import federation
-from simulations.display import LiveDisplay
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.credentials import Authority
+from potara_flwr.running.display import LiveDisplay
+from potara_flwr.running.federation import federation
+from potara_flwr.running.flower_cli import flwr, run_app
+from potara_flwr.running.flower_runtime import run_with_flower
 from simulations.faults.disturbing import Disturber
 from simulations.faults.local import finish
 from simulations.faults.plan import Kill, PlannedRun
 from simulations.faults.subject import NAMES, adapters_here, adapters_of, settings_of
 from simulations.faults.worlds import RealProcesses
-from simulations.flower_cli import flwr, run_app
-from simulations.flower_runtime import run_with_flower
 
 pytestmark = pytest.mark.integration
 
@@ -109,7 +109,7 @@ def test_private_keys_are_for_their_owner_alone(running):
 def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
     before = own_processes()
     with subprocess.Popen(
-        [sys.executable, "-m", "simulations.deploy", "--nodes", "1", "--results",
+        [sys.executable, "-m", "potara_flwr.command.deploy", "--nodes", "1", "--results",
          str(tmp_path / "run")],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from potara_flwr.results import CHECKPOINT, RESULTS, read_results
-from potara_flwr.storage import load_record
+from potara_flwr.core.storage import load_record
+from potara_flwr.results.folder import CHECKPOINT, RESULTS, read_results
 from simulations.faults.full_disk import LIMIT, full_disk, mounting_allowed
 from simulations.faults.local import (
     finish,

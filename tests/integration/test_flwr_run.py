@@ -11,11 +11,11 @@ from own_processes import own_processes
 from run_words import words_of
 
 from potara_flwr import server_app
-from potara_flwr.errors import RunError
+from potara_flwr.core.errors import RunError
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
-from simulations import flower_cli, flower_runtime
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running import flower_cli, flower_runtime
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +27,7 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     place = ["--results", str(results)] if results else []
     return subprocess.run(
-        [sys.executable, "-m", "simulations.run", "--runtime", "flwr", *place,
+        [sys.executable, "-m", "potara_flwr.command.run_cli", "--runtime", "flwr", *place,
          *words_of(settings), *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -14,14 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForImageClassification
 
 from potara_flwr import client_app
-from potara_flwr import workbench as workbench_module
-from potara_flwr.adapters import load_adapter
-from potara_flwr.errors import PotaraError, RunError, SettingsError
+from potara_flwr.core.errors import PotaraError, RunError, SettingsError
 from potara_flwr.in_process import InProcessGrid, run_in_process
-from potara_flwr.results import read_results
-from potara_flwr.rules import RULES
+from potara_flwr.merging.rules import RULES
+from potara_flwr.models.lora import load_adapter
+from potara_flwr.results.folder import read_results
 from potara_flwr.tasks import Digits
-from potara_flwr.workbench import Workbench
+from potara_flwr.tasks import workbench as workbench_module
+from potara_flwr.tasks.workbench import Workbench
 
 pytestmark = pytest.mark.integration
 

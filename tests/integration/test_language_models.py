@@ -12,10 +12,10 @@ from tiny_llama import make_tiny_llama
 from transformers import AutoModelForCausalLM
 
 from potara_flwr.in_process import run_in_process
-from potara_flwr.reading import from_flat
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.composition import compose_settings
 from potara_flwr.tasks import causal
-from potara_flwr.workbench import Workbench, workbench
-from simulations.composition import compose_settings
+from potara_flwr.tasks.workbench import Workbench, workbench
 
 pytestmark = pytest.mark.integration
 

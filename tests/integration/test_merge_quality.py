@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from potara_flwr.adapters import load_adapter
 from potara_flwr.in_process import run_in_process
-from potara_flwr.personalization import train_local
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
-from potara_flwr.rules import RULES
-from potara_flwr.workbench import Workbench
-from simulations import merge_quality
-from simulations.quality import families, measures, page
-from simulations.quality.candidates import CANDIDATES, update_gradients
-from simulations.quality.families import Family, train_family
+from potara_flwr.merging.rules import RULES
+from potara_flwr.methods.personalization import train_local
+from potara_flwr.models.lora import load_adapter
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.tasks.workbench import Workbench
+from simulations.merge_quality import __main__ as merge_quality
+from simulations.merge_quality import families, measures, page
+from simulations.merge_quality.candidates import CANDIDATES, update_gradients
+from simulations.merge_quality.families import Family, train_family
 
 pytestmark = pytest.mark.integration
 

@@ -7,12 +7,12 @@ import statistics
 import pytest
 
 from potara_flwr.methods import METHODS
-from potara_flwr.reading import from_flat
-from simulations import method_quality
+from potara_flwr.run_config import from_flat
 from simulations.measuring import STORED
-from simulations.protocol import page
-from simulations.protocol.stored import Store, compact
-from simulations.protocol.studies import (
+from simulations.method_quality import __main__ as method_quality
+from simulations.method_quality import page
+from simulations.method_quality.stored import Store, compact
+from simulations.method_quality.studies import (
     DIGITS,
     LEARNING_RATES,
     SENTIMENT,

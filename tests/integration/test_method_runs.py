@@ -10,16 +10,17 @@ import torch
 from clients import same_bits
 from rich.console import Console
 
-from potara_flwr.adapters import kind_of, load_adapter
-from potara_flwr.client_store import ClientStore
-from potara_flwr.console import client_table, summary_table
+from potara_flwr.client.store import ClientStore
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.methods import METHODS, Method, Update
 from potara_flwr.methods.base import single
-from potara_flwr.results import read_results
+from potara_flwr.models.adapter import kind_of
+from potara_flwr.models.lora import load_adapter
+from potara_flwr.results.folder import read_results
+from potara_flwr.results.tables import client_table, summary_table
 from potara_flwr.strategies.lora_averaging import values_of
-from potara_flwr.training import evaluate
-from potara_flwr.workbench import Workbench
+from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.local_steps import evaluate
 
 pytestmark = pytest.mark.integration
 
@@ -231,7 +232,8 @@ def test_what_is_sent_is_small_and_read_alike_on_both_sides(run, method, transpo
 
 
 def test_a_reply_of_another_encoding_is_refused_before_it_is_read(run, monkeypatch):
-    from potara_flwr import client_app, client_state
+    from potara_flwr import client_app
+    from potara_flwr.client import state as client_state
 
     def write(client, adapter, received, residuals):
         settings = client.settings

@@ -8,10 +8,10 @@ import time
 import pytest
 from tiny_models import make_tiny_bert
 
-from potara_flwr.console import client_table
-from potara_flwr.errors import RunError, SettingsError
+from potara_flwr.core.errors import RunError, SettingsError
 from potara_flwr.in_process import InProcessGrid, run_in_process
-from potara_flwr.results import read_results
+from potara_flwr.results.folder import read_results
+from potara_flwr.results.tables import client_table
 
 pytestmark = pytest.mark.integration
 
@@ -89,8 +89,8 @@ def test_who_is_not_there_is_not_blamed_for_anothers_fault(settings):
 
 
 def test_a_node_at_fault_that_is_slow_to_say_so_holds_nobody_up(settings, monkeypatch):
-    monkeypatch.setattr("potara_flwr.gathering.SAY_SECONDS", 0.05)
-    monkeypatch.setattr("potara_flwr.gathering.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("potara_flwr.server.gathering.SAY_SECONDS", 0.05)
+    monkeypatch.setattr("potara_flwr.server.gathering.POLL_SECONDS", 0.01)
     patient = settings.federation.model_copy(update={"connect_timeout": 1.0})
     settings = settings.model_copy(update={"federation": patient})
     grid = named_grid(settings, [{"name": "clinic-a"}, {}, {"name": "clinic-c"}])
@@ -122,8 +122,8 @@ def test_what_every_node_refuses_ends_the_run_at_once(settings):
 
 
 def test_a_run_waits_for_who_is_not_there_and_says_so(settings, monkeypatch):
-    monkeypatch.setattr("potara_flwr.gathering.SAY_SECONDS", 0.05)
-    monkeypatch.setattr("potara_flwr.gathering.POLL_SECONDS", 0.06)
+    monkeypatch.setattr("potara_flwr.server.gathering.SAY_SECONDS", 0.05)
+    monkeypatch.setattr("potara_flwr.server.gathering.POLL_SECONDS", 0.06)
     patient = settings.federation.model_copy(update={"connect_timeout": 30.0})
     settings = settings.model_copy(update={"federation": patient})
     configs = [{"name": "clinic-a"}, {"name": "clinic-b", "data-path": "/nowhere"}, {}]
@@ -136,7 +136,7 @@ def test_a_run_waits_for_who_is_not_there_and_says_so(settings, monkeypatch):
             grid.contexts[2].node_config = {"name": "clinic-b"}
             grid.contexts[3].node_config = {"name": "clinic-c"}
 
-    monkeypatch.setattr("potara_flwr.gathering.log", watch)
+    monkeypatch.setattr("potara_flwr.server.gathering.log", watch)
     results = read_results(run_in_process(settings, grid))
     assert any(line.startswith("waiting for clinic-b (at fault), clinic-c (") for line in lines), (
         lines

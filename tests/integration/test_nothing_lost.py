@@ -15,15 +15,16 @@ from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 from full_disk import fill_disk
 
-from potara_flwr import saving, server_app
-from potara_flwr.adapters import load_adapter
-from potara_flwr.client_store import ClientStore
-from potara_flwr.console import client_table
-from potara_flwr.errors import PotaraError, RunError, SettingsError, StorageError
+from potara_flwr import server_app
+from potara_flwr.client.store import ClientStore
+from potara_flwr.core.errors import PotaraError, RunError, SettingsError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.methods import METHODS
-from potara_flwr.results import digest, read_results
-from potara_flwr.workbench import Workbench
+from potara_flwr.models.lora import load_adapter
+from potara_flwr.results import saving
+from potara_flwr.results.folder import digest, read_results
+from potara_flwr.results.tables import client_table
+from potara_flwr.tasks.workbench import Workbench
 
 pytestmark = pytest.mark.integration
 

@@ -10,14 +10,14 @@ import pytest
 from clients import same_bits
 from tiny_models import make_tiny_bert, sentences
 
-from potara_flwr.adapters import load_adapter
-from potara_flwr.errors import SettingsError, StorageError
+from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.methods import METHODS
+from potara_flwr.models.lora import load_adapter
 from potara_flwr.offline import personalize_offline
-from potara_flwr.reading import from_flat
-from potara_flwr.results import digest, read_results
-from simulations.composition import compose_settings
+from potara_flwr.results.folder import digest, read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.composition import compose_settings
 
 pytestmark = pytest.mark.integration
 

@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 
-from potara_flwr import checkpoint, client_app, personalization, training
-from potara_flwr.errors import SettingsError, StorageError
+from potara_flwr import client_app
+from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
-from potara_flwr.methods import METHODS, base
-from potara_flwr.results import read_results
+from potara_flwr.methods import METHODS, base, personalization
+from potara_flwr.results.folder import read_results
+from potara_flwr.server import checkpoint
+from potara_flwr.training import local_steps as training
 
 pytestmark = pytest.mark.integration
 

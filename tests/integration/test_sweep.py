@@ -15,8 +15,8 @@ import psutil
 import pytest
 from run_words import words_of
 
-from potara_flwr.results import read_results
-from simulations.sweep import main
+from potara_flwr.command.sweep import main
+from potara_flwr.results.folder import read_results
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,7 @@ def digests(sweep):
 def start(words, sweep, **environment):
     """Start a sweep in a process of its own, in which nothing of this one's is left."""
     return subprocess.Popen(
-        [sys.executable, "-m", "simulations.sweep", *words, "--results", str(sweep)],
+        [sys.executable, "-m", "potara_flwr.command.sweep", *words, "--results", str(sweep)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_failing_run_is_shown_and_the_others_go_on(words, tmp_path, capsys, mo
     (done,) = sweep.glob("*/results.json")
     shutil.rmtree(done.parent)
     with monkeypatch.context() as patch:
-        patch.setattr("simulations.jobs.run_displayed", lambda *_: {}["missing"])
+        patch.setattr("potara_flwr.sweeps.jobs.run_displayed", lambda *_: {}["missing"])
         assert main([*words, "--results", str(sweep)]) == 1
     assert "failed: calibration.samples=6: KeyError: 'missing'" in capsys.readouterr().err
     assert main([*words, "--results", str(sweep)]) == 1

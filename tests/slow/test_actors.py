@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from potara_flwr.reading import from_flat
-from potara_flwr.results import read_results
-from simulations.display import LiveDisplay
-from simulations.flower_runtime import run_with_flower
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.display import LiveDisplay
+from potara_flwr.running.flower_runtime import run_with_flower
 
 pytestmark = pytest.mark.slow
 

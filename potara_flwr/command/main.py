@@ -1,0 +1,86 @@
+"""The ``potara`` command: its subcommands, and how each of them ends.
+
+The exit status is 0, 1 for an error, 2 for a command line that cannot be read, 130 for Ctrl-C.
+Nothing slow is imported before a subcommand is at work, so that help and completion come at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+import typer.core
+
+from potara_flwr import __version__
+from potara_flwr.command.doctor import doctor
+from potara_flwr.command.personalize import personalize
+from potara_flwr.command.program import INTERRUPTED, exit_status, interrupted
+from potara_flwr.command.report import report
+from potara_flwr.command.run import run
+
+
+class PlainCommand(typer.core.TyperCommand):
+    """A command whose help is plain text: Typer escapes brackets for rich, which stays out here."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+
+app = typer.Typer(
+    name="potara",
+    rich_markup_mode=None,
+    suggest_commands=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for subcommand in (run, report, personalize, doctor):
+    app.command(cls=PlainCommand)(subcommand)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"potara {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def potara(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Personalized federated LoRA: run it, look at what came out, see what lacks.
+
+    An error is one line; POTARA_TRACEBACK=1 shows where it was raised.
+
+    \b
+    Example:
+      potara doctor
+      potara run seed=3 federation.rounds=5
+      potara report results/2026-11-24_10-14-30
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_status(lambda: obey(words))
+
+
+def obey(words: list[str]) -> int:
+    """Let Click read the command line and call the subcommand; return the exit status."""
+    try:
+        status = typer.main.get_command(app).main(words, "potara", standalone_mode=False)
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        help_at = f" ({where} --help)" if where else ""
+        print(f"error: {error.format_message()}{help_at}", file=sys.stderr)
+        return error.exit_code
+    # Click has turned a KeyboardInterrupt into this status.
+    return interrupted() if status == INTERRUPTED else int(status or 0)

@@ -1,0 +1,1 @@
+"""What every room needs: errors, seeds, files, time, the version of the code."""

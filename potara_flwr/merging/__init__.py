@@ -1,0 +1,1 @@
+"""The mathematics of the paper, on tensors alone: traces, segment, rules, diagnosis."""

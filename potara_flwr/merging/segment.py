@@ -1,0 +1,144 @@
+"""The two merge spaces: every merge is a point on a segment between a client's two adapters.
+
+In ``factors`` (the paper) the segment runs between the factors themselves: A and B are averaged
+apart, which adds cross terms to the update. In ``delta`` it runs between the updates ΔW = s·B·A:
+with A = [A_f; A_l] and B = [λ B_f, (1 − λ) B_l] the merge has rank 2r, and its update is exactly
+λ ΔW_f + (1 − λ) ΔW_l. Both are straight lines in the tensors that are merged, so the same
+arithmetic serves both. The task head is averaged as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from potara_flwr.models.adapter import Adapter, lora_pairs
+
+Space = Literal["factors", "delta"]
+Weight = float | Mapping[str, Tensor]
+"""The mixing weight λ on the federated adapter: one number, or one per coordinate."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The segment from the local (λ = 0) to the federated adapter (λ = 1) in one merge space."""
+
+    federated: Adapter
+    local: Adapter
+    space: Space
+    federated_end: Adapter
+    local_end: Adapter
+
+    def at(self, weight: Weight) -> Adapter:
+        """Return the merge at λ. λ = 0 and λ = 1 give the adapters themselves, to the bit.
+
+        A weight per coordinate belongs to the factors, whatever the space.
+        """
+        if isinstance(weight, Mapping) or weight in (0.0, 1.0):
+            return interpolate(self.federated, self.local, weight)
+        return interpolate(self.federated_end, self.local_end, weight)
+
+    def slopes(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """Return each sample's dℓ/dλ at a point of the segment, shape (n,), float64.
+
+        ``gradients`` are the samples' gradients there, (n, *shape of the tensor) each.
+        """
+        return torch.stack(
+            [
+                tensor.double().flatten(1)
+                @ (self.federated_end[name] - self.local_end[name]).double().flatten()
+                for name, tensor in gradients.items()
+            ]
+        ).sum(0)
+
+    def own_factors(
+        self, tensors: Mapping[str, Tensor], end: Literal["federated", "local"]
+    ) -> dict[str, Tensor]:
+        """Cut the part that belongs to one adapter's own factors out of tensors shaped as an end.
+
+        ``tensors`` are gradients with any number of leading dimensions. In ``factors`` they are
+        the adapter's own already; in ``delta`` they are its rows of A and columns of B.
+        """
+        if self.space == "factors":
+            return dict(tensors)
+        own = dict(tensors)
+        for a, b in lora_pairs(self.federated):
+            first = self.federated[a].shape[0]
+            part = slice(0, first) if end == "federated" else slice(first, None)
+            own[a], own[b] = tensors[a][..., part, :], tensors[b][..., part]
+        return own
+
+
+def segment_between(federated: Adapter, local: Adapter, space: Space) -> Segment:
+    """Return the segment between two adapters of the same layers in a merge space."""
+    if space == "factors":
+        return Segment(federated, local, space, federated, local)
+    federated_end, local_end = dict(federated), dict(local)
+    for a, b in lora_pairs(federated):
+        both = torch.cat([federated[a], local[a]], dim=0)
+        federated_end[a] = local_end[a] = both
+        federated_end[b] = torch.cat([federated[b], torch.zeros_like(local[b])], dim=1)
+        local_end[b] = torch.cat([torch.zeros_like(federated[b]), local[b]], dim=1)
+    return Segment(federated, local, space, federated_end, local_end)
+
+
+def interpolate(federated: Adapter, local: Adapter, weight: Weight) -> Adapter:
+    """Return λ θ_f + (1 − λ) θ_l, name by name; λ is one number or one per coordinate."""
+    if isinstance(weight, Mapping):
+        return {
+            name: (weight[name] * tensor.double() + (1 - weight[name]) * local[name].double()).to(
+                tensor.dtype
+            )
+            for name, tensor in federated.items()
+        }
+    if weight in (0.0, 1.0):  # 1·x + 0·y turns −0 into +0
+        return {name: tensor.clone() for name, tensor in (local, federated)[int(weight)].items()}
+    return {
+        name: weight * tensor + (1 - weight) * local[name] for name, tensor in federated.items()
+    }
+
+
+def mean_weight(weight: Weight) -> float:
+    """Return λ, or its mean over all coordinates."""
+    if not isinstance(weight, Mapping):
+        return weight
+    total = sum(tensor.double().sum().item() for tensor in weight.values())
+    return total / sum(tensor.numel() for tensor in weight.values())
+
+
+def deltas(adapter: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
+    """Return the update ΔW = s·B·A of every layer, shape (out, in), by the name of its A."""
+    return {a: scaling * adapter[b] @ adapter[a] for a, b in lora_pairs(adapter)}
+
+
+def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
+    """Bring every layer's update to ``rank`` by a truncated SVD, the best such approximation.
+
+    Returns
+    -------
+    tuple of Adapter and float
+        The adapter, and its relative error: the Frobenius norm of what was cut off, over all
+        layers, divided by that of the updates (0 where there is no update).
+    """
+    truncated = dict(adapter)
+    cut = total = 0.0
+    for a, b in lora_pairs(adapter):
+        if adapter[a].shape[0] <= rank:
+            continue
+        # ΔW = Q_b (R_b R_aᵀ) Q_aᵀ: the SVD of a 2r × 2r matrix is that of the whole update.
+        q_a, r_a = torch.linalg.qr(adapter[a].double().T)
+        q_b, r_b = torch.linalg.qr(adapter[b].double())
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        if not s.any():  # No update: with A = 0 too there would never be one.
+            truncated[a], truncated[b] = adapter[a][:rank], torch.zeros_like(adapter[b][:, :rank])
+            continue
+        root = s[:rank].sqrt()
+        truncated[a] = (root[:, None] * (vh[:rank] @ q_a.T)).to(adapter[a].dtype)
+        truncated[b] = ((q_b @ u[:, :rank]) * root).to(adapter[b].dtype)
+        cut += s[rank:].square().sum().item()
+        total += s.square().sum().item()
+    return truncated, (cut / total) ** 0.5 if total else 0.0

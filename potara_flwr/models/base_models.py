@@ -1,0 +1,177 @@
+"""Base models, embedded or from a local folder or the Hugging Face hub, and where they compute."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.models.pretrained import find_model, load_config, load_tokenizer, readable
+from potara_flwr.settings.groups import ModelSettings
+from potara_flwr.settings.schema import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def load_image_classifier(settings: Settings, num_classes: int) -> PreTrainedModel:
+    """Load an image classifier through transformers, in eval mode.
+
+    A head that the pretrained model lacks, or that has another number of classes, is made from
+    the seed.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id cannot be read.
+    """
+    return _load_classifier(
+        AutoModelForImageClassification, "image-classification model", settings, num_classes
+    )
+
+
+def load_text_classifier(settings: Settings, num_classes: int) -> PreTrainedModel:
+    """Load a text classifier, as :func:`load_image_classifier` does; it pads as its tokenizer."""
+    model = _load_classifier(
+        AutoModelForSequenceClassification, "text-classification model", settings, num_classes
+    )
+    # A decoder classifies at the last token that is no padding.
+    model.config.pad_token_id = load_tokenizer(settings.task.model).pad_token_id
+    return model
+
+
+def load_causal_lm(settings: Settings) -> PreTrainedModel:
+    """Load a causal language model.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id cannot be read, the model is an encoder, or it cannot leave logits out
+        or take positions, which the prompts, aligned at their end, need.
+    """
+    config = load_config(settings.task.model)
+    is_decoder = getattr(config, "is_decoder", False) or config.is_encoder_decoder
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder:
+        raise SettingsError(
+            f"task.model is {settings.task.model!r}, an encoder ({config.model_type}), in which a "
+            "token sees those after it; choose a causal language model"
+        )
+    model = load_pretrained(AutoModelForCausalLM, "causal language model", settings)
+    taken = inspect.signature(model.forward).parameters
+    if missing := [need for need in ("position_ids", "logits_to_keep") if need not in taken]:
+        raise SettingsError(
+            f"task.model is {settings.task.model!r}, a {type(model).__name__}, which takes no "
+            f"{' and no '.join(missing)}; choose another architecture"
+        )
+    return model
+
+
+def _load_classifier(
+    auto_class: Any, what: str, settings: Settings, num_classes: int
+) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "task head"))
+        return load_pretrained(
+            auto_class, what, settings, num_labels=num_classes, ignore_mismatched_sizes=True
+        )
+
+
+def load_pretrained(
+    auto_class: Any, what: str, settings: Settings, **options: object
+) -> PreTrainedModel:
+    """Load ``task.model`` through one of transformers' auto classes, in eval mode, with weights as
+    the ``model`` settings say.
+
+    Parameters
+    ----------
+    auto_class : class
+        E.g. ``AutoModelForCausalLM``.
+    what : str
+        What it loads, for the error message.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id cannot be read, it lacks weights of its pretrained part, or
+        quantization is not possible here.
+    """
+    name = settings.task.model
+    if settings.model.quantize == "4bit":
+        options["quantization_config"] = _four_bits(settings.model)
+    if settings.model.device_map:
+        options["device_map"] = settings.model.device_map
+    model: PreTrainedModel
+    with readable(name, what):
+        model, report = auto_class.from_pretrained(
+            find_model(name), dtype=settings.model.dtype, output_loading_info=True, **options
+        )
+    made_anew = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    pretrained = f"{model.base_model_prefix}." if "num_labels" in options else ""
+    _check_pretrained(name, [key for key in made_anew if key.startswith(pretrained)])
+    return model
+
+
+def _check_pretrained(name: str, made_anew: Sequence[str]) -> None:
+    """Check that no weight of the pretrained part is made anew: it will be frozen."""
+    frozen = sorted(made_anew)
+    # Language models with a head for masked tokens are saved without the pooler before the head.
+    pooler = [key for key in frozen if ".pooler." in key]
+    if lacking := [key for key in frozen if key not in pooler]:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise SettingsError(
+            f"task.model is {name!r}, which lacks weights of its pretrained part, or has them in "
+            f"another shape: {', '.join(lacking[:3])}{more}; is its file damaged?"
+        )
+    if pooler:
+        logger.warning("task.model %s has no pooler: it is made anew, and stays frozen", name)
+
+
+def _four_bits(settings: ModelSettings) -> BitsAndBytesConfig:
+    """Return the settings of QLoRA's base model (arXiv 2305.14314): NF4, doubly quantized."""
+    if not torch.cuda.is_available():
+        raise SettingsError("model.quantize=4bit needs a CUDA GPU, and there is none here")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SettingsError(
+            "model.quantize=4bit needs bitsandbytes: pip install 'potara-flwr[quantized]'"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=settings.dtype,
+    )
+
+
+def find_device(settings: ModelSettings) -> torch.device:
+    """Return the device that ``model.device`` names.
+
+    Raises
+    ------
+    SettingsError
+        There is no such device on this machine.
+    """
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"model.device is {name!r}, which this machine cannot compute on: {reason}"
+        ) from None
+    return device

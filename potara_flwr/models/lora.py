@@ -1,0 +1,271 @@
+"""A LoRA adapter as tensors: create, run, save and load as a peft folder.
+
+An adapter is a plain dictionary of tensors under the names peft stores on disk. The base model is
+loaded once and never changed: an adapter is put into it for the length of one call, so adapters of
+any rank run on the same model, and nothing of one client is left for the next.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.seeds import derive_seed, generator
+from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
+from potara_flwr.models.architecture import find_head, target_modules
+from potara_flwr.models.generation import continue_prompts
+from potara_flwr.settings.groups import LoraSettings
+
+ADAPTER_NAME = "default"
+
+
+class LoraModel:
+    """A frozen base model that runs with any adapter of one LoRA configuration.
+
+    Parameters
+    ----------
+    base : nn.Module
+        The pretrained model; wrapped by peft and owned by this object from here on.
+    lora : LoraSettings
+        Rank, alpha, dropout and target modules.
+    head_modules : tuple of str, optional
+        Modules trained in full next to the LoRA factors; by default all that the base model has
+        next to its pretrained part.
+    seed : int
+        Decides the initial adapter.
+    device : torch.device, optional
+        Where the model computes; by default where ``base`` is.
+
+    Raises
+    ------
+    SettingsError
+        A target module is not in the model; the message lists the ones that are.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        lora: LoraSettings,
+        head_modules: tuple[str, ...] | None,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        if head_modules is None:
+            head_modules = find_head(base)
+        self._dtype = next(at.dtype for at in base.parameters() if at.is_floating_point())
+        targets = target_modules(base, lora.target_modules)
+        self.config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            modules_to_save=list(head_modules),
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft 0.21 asks for a property that transformers 5.23 has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            torch.manual_seed(derive_seed(seed, "initial adapter"))
+            self.module = get_peft_model(base, self.config, adapter_name=ADAPTER_NAME)
+        self.module.eval()
+        self._keep_head_in_float32()
+        if device is not None:
+            self.module.to(device)
+        stored = get_peft_model_state_dict(self.module, adapter_name=ADAPTER_NAME)
+        by_address = {tensor.data_ptr(): name for name, tensor in stored.items()}
+        self.parameters: dict[str, str] = {}
+        """The adapter's tensor name → the name of the parameter it fills in ``module``."""
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                self.parameters[by_address[parameter.data_ptr()]] = name
+                parameter.requires_grad_(False)
+        self.initial: Adapter = {
+            name: stored[name].detach().cpu().clone() for name in self.parameters
+        }
+        """The initial adapter, the same on every client and the server."""
+        self._devices = {
+            name: self.module.get_parameter(parameter).device
+            for name, parameter in self.parameters.items()
+        }
+        self._held: dict[str, Tensor] = {}
+        """The tensors of the last call, for a checkpoint in the midst of it."""
+
+    def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits of the base model with ``adapter``, shape (n, …)."""
+        logits: Tensor = self._outputs(adapter, samples).logits
+        return logits
+
+    def hidden_states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
+        """Return the last layer's hidden states, shape (n, tokens, width)."""
+        outputs = self._outputs(adapter, samples, output_hidden_states=True)
+        states: Tensor = outputs.hidden_states[-1]
+        return states
+
+    def _outputs(
+        self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor], **options: bool
+    ) -> Any:
+        tensors = self._parameters_of(adapter)
+        self._held.clear()
+        self._held.update(tensors)
+        inputs = {
+            name: self._input(tensor)
+            for name, tensor in samples.items()
+            if not name.startswith("labels")
+        }
+        # No parameter of an adapter is tied; looking for ties would cost 7 % of a training step.
+        return functional_call(self.module, tensors, kwargs=inputs | options, tie_weights=False)
+
+    def _input(self, tensor: Tensor) -> Tensor | float:
+        """Return a model input in the model's type; a tensor without dimensions is a number."""
+        if tensor.ndim == 0:
+            return tensor.item()
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _parameters_of(self, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return an adapter under the names of the parameters in ``module``."""
+        # On several GPUs a tensor belongs where its layer is; elsewhere this moves nothing.
+        return {
+            self.parameters[name]: tensor.to(self._devices[name])
+            for name, tensor in adapter.items()
+        }
+
+    def generate(
+        self,
+        adapter: Mapping[str, Tensor],
+        samples: Mapping[str, Tensor],
+        max_new_tokens: int,
+        stop: int,
+    ) -> Tensor:
+        """Continue prompts, see :func:`~potara_flwr.models.generation.continue_prompts`."""
+        parameters = self._parameters_of(adapter)
+        return continue_prompts(self.module, parameters, samples, max_new_tokens, stop)
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations anew in the backward pass instead of keeping them.
+
+        By then ``functional_call`` has taken the adapter out of the model again, so each
+        checkpoint remembers the tensors that it ran with and puts them back for its second run.
+
+        Raises
+        ------
+        SettingsError
+            The base model does not offer it.
+        """
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _holding(self.module, dict(self._held))
+
+        base: Any = self.module.get_base_model()
+        base.config.use_cache = False  # kept keys and values and checkpoints exclude each other
+        with warnings.catch_warnings():
+            # The newer transformers call it activation_checkpointing_enable, the older do not.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable.*")
+            try:
+                base.gradient_checkpointing_enable(
+                    gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
+                )
+            except ValueError as error:
+                raise SettingsError(f"model.gradient-checkpointing: {error}") from None
+
+    def with_classes(self, num_classes: int, seed: int) -> LoraModel:
+        """Return the same model, sharing its memory, whose initial head has other classes.
+
+        The head's last layer is made anew from the seed, as transformers makes one: normal weights
+        with the model's ``initializer_range``, no bias.
+        """
+        head = [name for name in self.parameters if kind_of(name) == "head"]
+        owner = self.parameters[head[-1]].rpartition(".")[0]
+        last = [name for name in head if self.parameters[name].rpartition(".")[0] == owner]
+        if self.initial[last[0]].shape[0] == num_classes:
+            return self
+        config: Any = self.module.get_base_model().config  # type: ignore[operator]
+        std = getattr(config, "initializer_range", 0.02)
+        draws = generator(seed, "task head", num_classes)
+        other = copy.copy(self)
+        other.initial = dict(self.initial)
+        for name in last:
+            shape = (num_classes, *self.initial[name].shape[1:])
+            other.initial[name] = torch.zeros(shape)
+            if len(shape) > 1:
+                other.initial[name].normal_(std=std, generator=draws)
+        return other
+
+    def _keep_head_in_float32(self) -> None:
+        """Let a head take the activations of a base model of a smaller type."""
+
+        def upcast(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(arg.float() if isinstance(arg, Tensor) else arg for arg in args)
+
+        for module in self.module.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                head = module.modules_to_save[ADAPTER_NAME]
+                if any(parameter.dtype != torch.float32 for parameter in head.parameters()):
+                    head.float().register_forward_pre_hook(upcast)
+
+    @property
+    def scaling(self) -> float:
+        """The factor s of the update ΔW = s·B·A."""
+        return float(self.config.lora_alpha) / self.config.r
+
+
+def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model: str) -> None:
+    """Write an adapter as a folder that ``PeftModel.from_pretrained`` loads.
+
+    The rank is read off the tensors, and alpha follows it so that the scaling stays the same: an
+    exact merge has twice the rank of its parts (peft's checkpoint format,
+    https://huggingface.co/docs/peft/developer_guides/checkpoint).
+    """
+    rank = adapter[lora_pairs(adapter)[0][0]].shape[0]
+    written: dict[str, Any] = config.to_dict() | {
+        "r": rank,
+        "lora_alpha": config.lora_alpha * rank / config.r,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        # Sets have no order of their own; a sorted list gives the same file every time.
+        "target_modules": sorted(config.target_modules or []),
+    }
+    if all(kind_of(name) != "head" for name in adapter):
+        written["modules_to_save"] = None
+    folder.mkdir(parents=True, exist_ok=True)
+    LoraConfig(**written).save_pretrained(str(folder))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in adapter.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read the tensors of an adapter folder."""
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a model takes its inputs on."""
+    return next(module.parameters()).device
+
+
+@contextmanager
+def _holding(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put tensors in the place of parameters for a while."""
+    owners = [
+        (module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], tensor)
+        for name, tensor in tensors.items()
+    ]
+    before = [owner._parameters[leaf] for owner, leaf, _ in owners]
+    try:
+        for owner, leaf, tensor in owners:
+            owner._parameters[leaf] = tensor  # type: ignore[assignment]
+        yield
+    finally:
+        for (owner, leaf, _), parameter in zip(owners, before, strict=True):
+            owner._parameters[leaf] = parameter

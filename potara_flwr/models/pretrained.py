@@ -1,0 +1,184 @@
+"""What belongs to a pretrained model, whatever is computed with it: where it is, its configuration,
+its tokenizer, its image processor.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.lazy import lazy
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = lazy("datasets")
+
+EMBEDDED = ("digits-vit",)
+PADDING_HAS_A_POSITION = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text")
+"""Models whose positions begin behind that of the padding token."""
+
+
+def find_model(name: str) -> str:
+    """Return the folder of an embedded model, or the name itself (a folder or a hub id).
+
+    Flower packs only text files into an app and runs the unpacked copy, which therefore lacks the
+    weights; the installed package has them.
+
+    Raises
+    ------
+    SettingsError
+        The model is embedded and the package is not installed.
+    """
+    if name not in EMBEDDED:
+        return name
+    for package in (Path(__file__).parents[1], *_installed_packages()):
+        folder = package / "models" / name
+        if (folder / "model.safetensors").is_file():
+            return str(folder)
+    raise SettingsError(
+        f"task.model: the weights of the embedded model {name!r} are not on this machine: install "
+        "the package in the environment that runs the app (pip install . in the project folder)"
+    )
+
+
+def _installed_packages() -> list[Path]:
+    """Return the folders where the installed distribution may have this package."""
+    try:
+        distribution = importlib.metadata.distribution("potara-flwr")
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    packages = [Path(str(distribution.locate_file("potara_flwr")))]
+    # An editable install leaves only a pointer to the project folder (PEP 610).
+    if origin := distribution.read_text("direct_url.json"):
+        packages.append(
+            Path(url2pathname(urlparse(json.loads(origin)["url"]).path)) / "potara_flwr"
+        )
+    return packages
+
+
+@functools.lru_cache(maxsize=8)
+def load_config(name: str) -> PretrainedConfig:
+    """Load the configuration of a model.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id has none that can be read.
+    """
+    with readable(name, "model"):
+        config: PretrainedConfig = AutoConfig.from_pretrained(find_model(name))
+    return config
+
+
+def check_length(name: str, num_tokens: int, who: str) -> None:
+    """Check that a model takes texts as long as a client's longest.
+
+    Raises
+    ------
+    SettingsError
+        It has positions for fewer tokens.
+    """
+    config = load_config(name)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and config.model_type in PADDING_HAS_A_POSITION:
+        limit -= config.pad_token_id + 1
+    if limit and num_tokens > limit:
+        raise SettingsError(
+            f"{who} has a text of {num_tokens} tokens, but task.model {name!r} takes {limit}; "
+            "lower data.max-tokens"
+        )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a model. It pads on the right, with the end-of-text token
+    where it has no token for padding.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id has none that can be read, or that can pad.
+    """
+    with readable(name, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(find_model(name))
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise SettingsError(
+                f"task.model is {name!r}, whose tokenizer has no token for padding and none for "
+                "the end of a text"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def tokenizer_of(model: str) -> tuple[PreTrainedTokenizerBase, str]:
+    """Return the tokenizer of a model and a hash of all that decides its tokens."""
+    tokenizer = load_tokenizer(model)
+    # Before its first use, which leaves traces in it.
+    version = datasets.fingerprint.Hasher.hash(
+        [type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer), _rules_of(tokenizer)]
+    )
+    return tokenizer, version
+
+
+def _rules_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return how a fast tokenizer normalizes, splits and merges, as text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else ""
+
+
+@functools.lru_cache(maxsize=8)
+def load_image_processor(name: str) -> BaseImageProcessor:
+    """Load the image processor that belongs to a model, the one that needs no torchvision.
+
+    Raises
+    ------
+    SettingsError
+        The folder or hub id has none that can be read.
+    """
+    with readable(name, "image processor"):
+        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
+            find_model(name), backend="pil"
+        )
+    return processor
+
+
+@contextmanager
+def readable(name: str, what: str) -> Iterator[None]:
+    """Say in one line that a model cannot be read, and keep transformers quiet."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError, ImportError) as error:
+        if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+            raise SettingsError(f"task.model: there is no folder {name!r}") from None
+        lines = str(error).strip().splitlines()
+        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+        raise SettingsError(
+            f"task.model is {name!r}, which is not a readable {what} folder or hub id: {reason}"
+        ) from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)

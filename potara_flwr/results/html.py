@@ -1,0 +1,130 @@
+"""What every page shares: its layout, its images inside it, and numbers in words."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from potara_flwr.results.tables import byte_unit
+
+DPI = 150
+"""Dots per inch of the figures."""
+
+STYLE = """
+  body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1a1a1a;
+         background: #fff; max-width: 960px; margin: 0 auto; padding: 24px 20px 48px; }
+  h1 { font-size: 26px; line-height: 1.25; margin: 0 0 12px; }
+  h2 { font-size: 19px; margin: 36px 0 8px; border-bottom: 1px solid #ccc; padding-bottom: 4px; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+  th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #555; }
+  th, td { padding: 4px 12px; }
+  td { text-align: right; border-bottom: 1px solid #e4e4e4; }
+  .text, th:first-child, td:first-child { text-align: left; }
+  .text { overflow-wrap: anywhere; }
+  tr.chosen td { font-weight: 600; background: #e9f5f0; }
+  tr.oracle td { color: #555; font-style: italic; }
+  .note { color: #444; font-size: 14px; }
+  figure { margin: 16px 0 32px; break-inside: avoid; }
+  figure img { max-width: 100%; height: auto; display: block; }
+  figcaption { color: #444; font-size: 14px; margin-top: 6px; }
+  @media print {
+    body { max-width: none; padding: 0; font-size: 11pt; }
+    .scroll { overflow: visible; }
+    table { font-size: 9pt; }
+    th, td { padding: 2px 7px; }
+    tr, figure { break-inside: avoid; }
+    h2 { break-after: avoid; }
+    tr.chosen td { print-color-adjust: exact; }
+  }
+"""
+
+
+LAYOUT = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ style | safe }}{% block more_style %}{% endblock %}</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% block body %}{% endblock %}
+<h2>Figures</h2>
+{% for figure in figures -%}
+<figure><img src="data:image/png;base64,{{ figure.image }}" width="{{ figure.width }}"
+alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+{% block after_figures %}{% endblock %}
+<h2>{% block settings_title %}Settings{% endblock %}</h2>
+<div class="scroll"><table>
+<thead><tr><th>Setting</th><th class="text">Value</th></tr></thead>
+<tbody>
+{% for name, value in settings -%}
+<tr><td>{{ name }}</td><td class="text">{{ value }}</td></tr>
+{% endfor -%}
+</tbody></table></div>
+</body>
+</html>
+"""
+
+
+def rendered(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
+    """Return a page: ``template`` fills the blocks of :data:`LAYOUT`, whatever ``values`` say is
+    escaped, and nothing is loaded from elsewhere.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, loader=DictLoader({"layout": LAYOUT})
+    )
+    environment.filters |= filters
+    body = "{% extends 'layout' %}" + template
+    return environment.from_string(body).render(style=STYLE, **values)
+
+
+def write_figures(folder: Path, figures: Mapping[str, tuple[Figure, str]]) -> list[dict[str, Any]]:
+    """Write figures, each with its caption, as ``<name>.png`` into ``folder``, which is made where
+    absent; return what a page needs of them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (figure, caption) in figures.items():
+        png = png_of(figure)
+        (folder / f"{name}.png").write_bytes(png)
+        written.append(_embedded(name, png, caption))
+    return written
+
+
+def png_of(figure: Figure) -> bytes:
+    """Return the figure as a PNG: the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _embedded(name: str, png: bytes, caption: str) -> dict[str, Any]:
+    """Return what a page needs of a figure; its width is in CSS pixels, 96 to the inch."""
+    pixels = int.from_bytes(png[16:20], "big")
+    return {
+        "name": name,
+        "image": base64.b64encode(png).decode("ascii"),
+        "width": round(pixels * 96 / DPI),
+        "caption": caption,
+    }
+
+
+def plural(count: int, noun: str) -> str:
+    """Say how many there are, e.g. ``3 rounds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def bytes_of(count: float) -> str:
+    """Say how many bytes these are in the unit in which they are best read, e.g. ``8.9 MB``."""
+    unit, name = byte_unit(count)
+    return f"{count / unit:.1f} {name}" if unit > 1 else f"{count:g} {name}"

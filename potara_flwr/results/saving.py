@@ -1,0 +1,179 @@
+"""The adapters of a run as folders that peft loads, each with a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from potara_flwr.core.storage import file_hash, sync, writing
+from potara_flwr.methods import METHODS, Outcome
+from potara_flwr.methods.personalization import Personalization
+from potara_flwr.models.adapter import Adapter, kind_of
+from potara_flwr.models.lora import LoraModel, save_adapter
+from potara_flwr.models.pretrained import find_model
+from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks import TASKS
+
+ADAPTER_FILE = "adapter_model.safetensors"
+"""peft's name of an adapter's tensors."""
+RUN_FILE = "run.json"
+"""Next to the federated adapter: settings of its run, and its SHA-256."""
+
+
+def save_client(
+    folder: Path, client: int, outcome: Outcome, model: LoraModel, settings: Settings
+) -> None:
+    """Write what a client ends with to ``folder``: the personalized adapter, others below it.
+
+    Where the personalized model is no single adapter, ``folder`` holds the parts and a card.
+    """
+    cards = {"": client_card(client, outcome, settings)}
+    with replacing(folder) as target:
+        for name, adapter in outcome.adapters.items():
+            card = cards.get(name) or part_card(client, name, outcome)
+            _save(target / name, adapter, model, settings, folder / name, card)
+        if "" not in outcome.adapters:
+            (target / "README.md").write_text(cards[""])
+        for name, tensors in outcome.tensors.items():
+            save_file(dict(tensors), target / f"{name}.safetensors")
+
+
+def save_federated(
+    folder: Path, adapter: Adapter, model: LoraModel, settings: Settings, accuracy: float
+) -> str:
+    """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples.
+
+    Next to it stands ``run.json`` with all that a client needs to personalize it without a server:
+    the run's settings, and the SHA-256 of the adapter's file, which is also returned.
+    """
+    method = METHODS[settings.method]
+    card = f"""# Federated LoRA adapter
+
+The average of the clients' adapters after {method.rounds(settings)} federated rounds of
+{method.title}.
+
+- mean test accuracy over clients: {accuracy:.4f}
+"""
+    with replacing(folder) as target:
+        _save(target, adapter, model, settings, folder, card)
+        sha256 = file_hash(target / ADAPTER_FILE)
+        run = {"sha256": sha256, "config": settings.computed()}
+        (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
+    return sha256
+
+
+def client_card(client: int, outcome: Outcome, settings: Settings) -> str:
+    """Return the model card of what a client ends with."""
+    method = METHODS[settings.method]
+    source = f" (arXiv {method.source})" if method.source else ""
+    scores = "\n".join(
+        f"| {name} | {score.accuracy:.4f} | {score.loss:.4f} |"
+        for name, score in outcome.scores.items()
+        if name in (*method.adapters, "personalized")
+    )
+    parts = ", ".join(name for name in [*outcome.adapters, *outcome.tensors] if name)
+    more = f"- what it is made of, in this folder: {parts}\n" if parts else ""
+    return f"""# Personalized LoRA adapter of client {client}
+
+{method.title}{source}: {method.summary}
+
+{more}{_merge_lines(outcome.merge)}
+| adapter | test accuracy | test loss |
+|---|---|---|
+{scores}
+"""
+
+
+def _merge_lines(merge: Personalization | None) -> str:
+    if merge is None:
+        return ""
+    found = merge.diagnosis
+    notes = "".join(f"- {words}\n" for words in (merge.reason, found.warning) if words)
+    return f"""- merge: λ · federated + (1 − λ) · local
+- merge rule: {merge.rule}
+- λ, the weight on the federated adapter: {merge.weight:.4f}
+- interval of λ from resampling (90 %): {found.low:.2f} to {found.high:.2f}; the evidence favours
+  {found.favours}
+{notes}- variance traces: federated a = {merge.traces["federated"]:.6g}, local
+  b = {merge.traces["local"]:.6g}, cross c = {merge.traces["cross"]:.6g}
+"""
+
+
+def part_card(client: int, name: str, outcome: Outcome) -> str:
+    """Return the model card of an adapter that the personalized one is made of."""
+    score = outcome.scores.get(name)
+    told = score and f"- test accuracy: {score.accuracy:.4f}, test loss: {score.loss:.4f}"
+    return f"""# {name.capitalize()} LoRA adapter of client {client}
+
+{told or "- a part of the client's personalized model"}
+"""
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of ``folder`` once it is complete.
+
+    Raises
+    ------
+    StorageError
+        Something in it cannot be written; what was there before is there still.
+    """
+    # The names are always the same, so that what a killed process leaves is in nobody's way.
+    temporary, before = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
+    with writing(folder):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for place in (*temporary.rglob("*"), temporary):
+                sync(place)
+            shutil.rmtree(before, ignore_errors=True)
+            if folder.exists():  # no call of Python's exchanges two folders: gone between two lines
+                os.replace(folder, before)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+        finally:
+            if before.exists() and not folder.exists():
+                os.replace(before, folder)
+            for rest in (temporary, before):
+                shutil.rmtree(rest, ignore_errors=True)
+
+
+def _save(
+    target: Path, adapter: Adapter, model: LoraModel, settings: Settings, folder: Path, card: str
+) -> None:
+    """Write adapter and card to ``target``; the card tells how to load it from ``folder``."""
+    base = find_model(settings.task.model)
+    auto_class = TASKS[settings.task.name].auto_class
+    save_adapter(target, adapter, model.config, base)
+    (target / "README.md").write_text(
+        f"""---
+library_name: peft
+tags: [lora, federated-learning]
+---
+{card}
+## How to load it
+
+Base model: `{settings.task.model}`, at `{base}`.
+
+```python
+from peft import PeftModel
+from transformers import {auto_class}
+
+base = {auto_class}.from_pretrained({base!r}{_head_options(adapter)})
+model = PeftModel.from_pretrained(base, {str(folder)!r})
+```
+"""
+    )
+
+
+def _head_options(adapter: Adapter) -> str:
+    """Return the options that load the base model with a head of the adapter's classes."""
+    head = [tensor for name, tensor in adapter.items() if kind_of(name) == "head"]
+    return f", num_labels={len(head[-1])}, ignore_mismatched_sizes=True" if head else ""

@@ -1,8 +1,0 @@
-"""The plain average of the two adapters."""
-
-from potara_flwr.rules.base import Evidence
-
-
-def uniform(evidence: Evidence) -> float:
-    """Return λ = 1/2, whatever the evidence."""
-    return 0.5

@@ -1,0 +1,1 @@
+"""One run: its settings composed, and the runtimes that make it."""

@@ -1,0 +1,154 @@
+"""Settings from the command line: Hydra composes them, the one schema checks them.
+
+``conf/config.yaml`` takes every setting at its default from the schema, a preset's from
+``conf/experiment``, then those of the command line. A sweep's words have several values
+(``lora.rank=2,4``) and stand for a run each. What Hydra has to say comes out in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from potara_flwr.core.errors import SettingsError, nearest
+from potara_flwr.run_config import from_flat
+from potara_flwr.settings.schema import Settings, flat, schema
+
+INSTALLED = Path(__file__).parents[1] / "conf"
+CONF = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
+"""Hydra's files: a wheel holds them in the package, a clone at its top."""
+
+VERSION_BASE = "1.3"
+GROUPS = ("experiment",)
+"""What the command line may name besides settings: a file in a folder of ``conf``."""
+
+
+ConfigStore.instance().store(
+    name="schema", node=OmegaConf.create(Settings().model_dump(by_alias=True))
+)
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets."""
+    return sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+
+
+def compose_settings(words: Sequence[str]) -> Settings:
+    """Return the settings of one run from its words, e.g. ``experiment=paper seed=3``.
+
+    Raises
+    ------
+    SettingsError
+        A word is no ``name=value`` or has several values, there is no such preset, or a setting
+        is unknown, ill-typed or out of range.
+    """
+    with hydra():
+        for override in parse_words(words):
+            if override.is_hydra_override():
+                raise SettingsError(f"{override.input_line!r} is for sweeps: potara sweep")
+            if override.is_sweep_override():
+                raise SettingsError(
+                    f"{override.input_line!r} has several values: write a text with commas as "
+                    f"{override.key_or_group}=\"'…'\", or sweep with potara sweep"
+                )
+        return settings_of(compose("config", list(words)))
+
+
+def compose_sweep(words: Sequence[str]) -> tuple[DictConfig, list[tuple[list[str], Settings]]]:
+    """Return Hydra's own settings of a sweep, and the words and settings of each of its runs.
+
+    Raises
+    ------
+    SettingsError
+        As for one run.
+    """
+    with hydra():
+        for override in parse_words(words):
+            if override.key_or_group.startswith("hydra.sweep."):
+                raise SettingsError(
+                    f"{override.key_or_group}: name the sweep's folder by --results"
+                )
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("sweep", list(words), RunMode.MULTIRUN)
+        given = OmegaConf.to_container(config.hydra.overrides.task)
+        overrides = OverridesParser.create(loader).parse_overrides(given)  # type: ignore[arg-type]
+        (runs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        return config, [(run, settings_of(compose("config", run))) for run in runs]
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """Return what Hydra has composed as settings.
+
+    Raises
+    ------
+    SettingsError
+        A setting is unknown, ill-typed or out of range.
+    """
+    nested: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return from_flat(flat(nested))
+
+
+def parse_words(words: Sequence[str]) -> list[Override]:
+    """Parse the words of a command line with Hydra's grammar.
+
+    Raises
+    ------
+    SettingsError
+        A word is no ``name=value``, or its name is unknown.
+    """
+    known = dict(schema())
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    for override in overrides:
+        name = override.key_or_group
+        if override.is_hydra_override() or name in GROUPS or name in known:
+            continue
+        raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
+    return overrides
+
+
+@contextmanager
+def hydra() -> Iterator[None]:
+    """Make Hydra ready to compose; what it raises becomes one line.
+
+    Raises
+    ------
+    SettingsError
+        Hydra cannot read or compose what it is given.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+            yield
+    except OverrideParseException as error:
+        raise SettingsError(
+            f"{error.override!r} is no setting: write name=value, e.g. lora.rank=8, with quotes "
+            "around a text that has spaces, commas or signs: name=\"'a, b'\""
+        ) from None
+    except MissingConfigException as error:
+        raise SettingsError(_missing(error)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(str(error).partition("\n")[0]) from None
+
+
+def _missing(error: MissingConfigException) -> str:
+    """Say in one line which file there is not, and which one is nearest."""
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or ())
+    if f"{group}={name}" == "hydra/launcher=ray":
+        return f"{group}={name} needs a package: pip install 'potara-flwr[ray-sweeps]'"
+    match = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(options)}"
+    return f"there is no {group}={name}; {hint}"

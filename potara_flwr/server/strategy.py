@@ -1,0 +1,82 @@
+"""The strategy of a run: how its method averages, and what the settings put around that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from logging import WARNING
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore import log
+
+from potara_flwr.messages.ledger import Ledger
+from potara_flwr.messages.reports import Description
+from potara_flwr.methods import METHODS
+from potara_flwr.server.privacy import spent
+from potara_flwr.settings.schema import Settings
+from potara_flwr.strategies.lora_averaging import LoraAveraging
+from potara_flwr.strategies.private import ClippedAveraging, PrivateAveraging
+
+
+def strategy_of(
+    ledger: Ledger, settings: Settings, descriptions: Mapping[int, Description]
+) -> LoraAveraging:
+    """Return the method's strategy for the clients that take part."""
+    method, federation = METHODS[settings.method], settings.federation
+    both = settings.calibration.source == "held-out" and not method.keeps_calibration_out
+    in_training = {
+        client: told.num_train + (told.num_calibration if both else 0)
+        for client, told in descriptions.items()
+    }
+    if federation.weighting == "examples" and (warning := outweighs(in_training)):
+        log(WARNING, "%s", warning)
+    options: dict[str, Any] = {
+        "seed": settings.seed,
+        "fraction_train": federation.fraction_train,
+        "fraction_evaluate": federation.fraction_evaluate,
+        "min_reply_fraction": federation.min_reply_fraction,
+        "ledger": ledger,
+        "aggregation": federation.aggregation,
+        "transport": federation.transport,
+        "weighting": federation.weighting,
+        "max_norm_ratio": federation.max_norm_ratio,
+        "num_examples": {
+            "train": in_training,
+            "evaluate": {client: told.num_test for client, told in descriptions.items()},
+        },
+    }
+    if norm := settings.privacy.clipping_norm:
+        return ClippedAveraging(ledger.clients, clipping_norm=norm, **options)
+    return method.strategy(ledger.clients, **options)
+
+
+def outweighs(num_examples: Mapping[int, int]) -> str:
+    """Say in one line which of three or more clients has more samples than all others together,
+    and so decides the average; else nothing.
+    """
+    total = sum(num_examples.values())
+    for client, count in num_examples.items() if len(num_examples) > 2 else ():
+        if 2 * count > total:
+            return (
+                f"client {client} says that it has {count} of all {total} training samples, and so "
+                "decides the average; federation.weighting=uniform gives all clients the same "
+                "weight"
+            )
+    return ""
+
+
+def with_noise(strategy: LoraAveraging, settings: Settings) -> Strategy:
+    """Return the strategy that runs the rounds: with the server's noise, where there is some."""
+    if isinstance(strategy, ClippedAveraging):
+        return PrivateAveraging(strategy, settings.privacy, settings.seed)
+    return strategy
+
+
+def privacy_entry(
+    settings: Settings, rounds: Iterable[Mapping[str, Any]], interruptions: int
+) -> dict[str, Any]:
+    """Return the entry ``privacy`` of ``results.json``, where clients clip; else nothing."""
+    if settings.privacy.clipping_norm == 0:
+        return {}
+    asked = [item["clients"] for item in rounds]
+    return {"privacy": spent(settings.privacy, asked, interruptions).to_json()}

@@ -1,0 +1,140 @@
+"""The schema of all settings of a run.
+
+Flower's run config (``[tool.flwr.app.config]``), the command line of ``simulations`` and the table
+in ``docs/settings.md`` hold the same nested keys (``lora.rank``, ``train.learning-rate``) and are
+checked against this schema by tests. :mod:`potara_flwr.run_config` makes settings of flat values.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.settings.groups import (
+    BaselineSettings,
+    CalibrationSettings,
+    DataSettings,
+    FederationSettings,
+    Group,
+    LocalSettings,
+    LoraSettings,
+    MergeSettings,
+    ModelSettings,
+    PrivacySettings,
+    RunSettings,
+    TaskSettings,
+    TrainSettings,
+    Value,
+)
+
+
+class Settings(Group):
+    """All settings of a run."""
+
+    seed: int = Field(0, ge=0, description="the one seed that decides everything")
+    method: str = Field("potara", description="method: a row of docs/methods.md")
+    task: TaskSettings = TaskSettings()
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings()
+    federation: FederationSettings = FederationSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    local: LocalSettings = LocalSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
+    merge: MergeSettings = MergeSettings()
+    baseline: BaselineSettings = BaselineSettings()
+    run: RunSettings = RunSettings()
+
+    def to_flat(self) -> dict[str, Value]:
+        """Return every setting by its flat name, as Flower's run config has them."""
+        return flat(self.model_dump(by_alias=True))
+
+    def computed(self) -> dict[str, Any]:
+        """Return the settings that decide numbers (all but ``run``), nested."""
+        return self.model_dump(by_alias=True, exclude={"run"})
+
+    def check_same(self, stored: Mapping[str, Any], setting: str, folder: str) -> None:
+        """Check that a stored run was made with these settings.
+
+        Parameters
+        ----------
+        stored : mapping
+            What :meth:`computed` gave for that run.
+        setting, folder : str
+            The setting that names the run's folder, and the folder.
+
+        Raises
+        ------
+        SettingsError
+            A setting differs; names all that do.
+        """
+        now, then = flat(self.computed()), flat(stored)
+        differing = [
+            f"{name} is {json.dumps(now.get(name))}, there {json.dumps(then.get(name))}"
+            for name in {**now, **then}
+            if now.get(name) != then.get(name)
+        ]
+        if differing:
+            raise SettingsError(
+                f"{setting}: the run in {folder} had other settings ({'; '.join(differing)}); give "
+                "the same ones, only those of run.* may differ"
+            )
+
+
+def flat(nested: Mapping[str, Any]) -> dict[str, Value]:
+    """Return nested settings by their flat names, in their order."""
+    values: dict[str, Value] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            values |= {f"{name}.{key}": item for key, item in flat(value).items()}
+        else:
+            values[name] = value
+    return values
+
+
+def schema() -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the flat name and the definition of every setting, in order."""
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, Group):
+            for key, item in group.model_fields.items():
+                yield f"{name}.{key.replace('_', '-')}", item
+        else:
+            yield name, field
+
+
+def allowed(field: FieldInfo) -> str:
+    """Say in words which values a setting takes, e.g. ``an integer ≥ 1``."""
+    if choices := get_args(field.annotation):
+        return "one of " + ", ".join(choices)
+    kind = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    words = kind[field.annotation]  # type: ignore[index]
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, sign in signs.items()
+        if hasattr(limit, name)
+    ]
+    return f"{words} {' and '.join(bounds)}" if bounds else words
+
+
+def settings_table() -> str:
+    """Return the table of ``docs/settings.md`` (``python -m potara_flwr.settings.schema``)."""
+    rows = ["| setting | default | allowed | what it is |", "|---|---|---|---|"]
+    defaults = Settings().to_flat()
+    for name, field in schema():
+        default = json.dumps(defaults[name])
+        rows.append(f"| `{name}` | `{default}` | {allowed(field)} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_table())

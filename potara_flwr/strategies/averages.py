@@ -1,0 +1,119 @@
+"""How updates are averaged: pure functions on arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from potara_flwr.merging.segment import truncate
+from potara_flwr.messages.transport import Arrays
+from potara_flwr.models.adapter import kind_of, lora_pairs
+
+
+def weighted_average(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]) -> Arrays:
+    """Return Σ w_k u_k / Σ w_k, array by array, summed in the given order in float64.
+
+    The result has the dtype of the first update (McMahan et al., 2017, arXiv 1602.05629, eq. of
+    FederatedAveraging).
+    """
+    total = float(sum(weights))
+    return {
+        name: sum(
+            (weight / total) * update[name].astype(np.float64)
+            for update, weight in zip(updates, weights, strict=True)
+        ).astype(first.dtype)  # type: ignore[union-attr]
+        for name, first in updates[0].items()
+    }
+
+
+def mean_of_clipped(
+    start: Mapping[str, NDArray],
+    updates: Sequence[Mapping[str, NDArray]],
+    clipping_norm: float,
+    size: int,
+) -> Arrays:
+    """Return start + Σ clip(u_k − start) / size, where clip scales a change down to the norm.
+
+    ``size`` clients were asked, and one that has not answered counts as one that changes nothing:
+    with or without any one of them the result differs by at most ``clipping_norm`` / ``size``
+    (the estimator with a fixed denominator of arXiv 1710.06963, Lemma 1). Summed in the given order
+    in float64; the result has the dtypes of ``start``.
+    """
+    base = {name: array.astype(np.float64) for name, array in start.items()}
+    total = {name: np.zeros_like(array) for name, array in base.items()}
+    for update in updates:
+        change = {name: update[name].astype(np.float64) - array for name, array in base.items()}
+        norm = math.sqrt(sum(float(np.square(array).sum()) for array in change.values()))
+        scale = min(1.0, clipping_norm / norm) if norm else 1.0
+        for name, array in change.items():
+            total[name] += scale * array
+    return {
+        name: (base[name] + total[name] / size).astype(array.dtype) for name, array in start.items()
+    }
+
+
+def stack_updates(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]) -> Arrays:
+    """Return an adapter of rank K·r whose ΔW is exactly Σ w_k ΔW_k / Σ w_k (FLoRA: arXiv
+    2409.05976): the As one below the other, the weighted Bs side by side. Heads are averaged.
+    """
+    total = float(sum(weights))
+    stacked = weighted_average(updates, weights)
+    for a, b in lora_pairs(stacked):  # type: ignore[arg-type]  # only the names are read
+        stacked[a] = np.concatenate([update[a].astype(np.float64) for update in updates], axis=0)
+        parts = [
+            (weight / total) * update[b].astype(np.float64)
+            for update, weight in zip(updates, weights, strict=True)
+        ]
+        stacked[b] = np.concatenate(parts, axis=1)
+    return stacked
+
+
+def exact_average(
+    updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]
+) -> tuple[Arrays, float]:
+    """Return the adapter of the updates' own rank whose ΔW is nearest to the mean ΔW.
+
+    Where A is not among the arrays it is the same everywhere, and the mean of B is exact as it is.
+
+    Returns
+    -------
+    tuple
+        The adapter, and its relative error: ‖ΔW − mean ΔW‖ / ‖mean ΔW‖ over all layers (Frobenius).
+    """
+    first = updates[0]
+    ranks = {array.shape[0] for name, array in first.items() if kind_of(name) == "A"}
+    if not ranks:
+        return weighted_average(updates, weights), 0.0
+    stacked = {
+        name: torch.from_numpy(array) for name, array in stack_updates(updates, weights).items()
+    }
+    truncated, error = truncate(stacked, ranks.pop())
+    return {name: truncated[name].numpy().astype(first[name].dtype) for name in first}, error
+
+
+def norm_of_change(sent: Arrays, update: Arrays) -> float:
+    """Return ‖update − sent‖ (Euclidean, over all arrays, in float64)."""
+    squares = (
+        float(np.square(update[name].astype(np.float64) - array.astype(np.float64)).sum())
+        for name, array in sent.items()
+    )
+    return math.sqrt(sum(squares))
+
+
+LEAST_UPDATES = 3
+"""Of fewer updates none is in the minority, so that their median says nothing."""
+
+
+def norm_limit(norms: Collection[float], most_ratio: float) -> float:
+    """Return the largest norm that a round's update may have: ``most_ratio`` times the median.
+
+    While fewer than half of the updates are hostile, the median lies within the honest norms,
+    whatever the others are. The limit is infinite where ``most_ratio`` is 0, where there are fewer
+    than three updates, and where at least half of them change nothing.
+    """
+    median = float(np.median(list(norms))) if len(norms) >= LEAST_UPDATES else 0.0
+    return most_ratio * median or math.inf

@@ -1,0 +1,104 @@
+"""A client's samples as they are prepared for the model, kept on its own disk.
+
+On a SuperNode every message runs in a process of its own: it finds the tensors of the message
+before, and reads, partitions and tokenizes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks.base import ClientData, Samples, Task
+
+PARTS = ("train", "calibration", "test")
+DECISIVE = {"seed", "task", "model", "data", "calibration"}
+"""The groups of settings that decide a client's samples."""
+
+
+def kept_client(folder: Path, task: Task, settings: Settings, client: int, code: str) -> ClientData:
+    """Return the samples of a client from ``folder``; what is not there, or is of other settings,
+    other code or changed data files, is prepared, and takes the place of what was there.
+
+    Parameters
+    ----------
+    code : str
+        The version of the code that prepares.
+
+    Raises
+    ------
+    SettingsError
+        The client's data cannot be used.
+    """
+    place = folder / f"client-{client}.safetensors"
+    key = _key(settings, code)
+    try:
+        return _load(place, key)
+    except (OSError, SafetensorError, KeyError, ValueError):
+        data = task.load_client(settings, client)
+        _save(place, key, data)
+        return data
+
+
+def _key(settings: Settings, code: str) -> str:
+    """Return a hash of all that decides the samples; of data on the hub its name only."""
+    digest = hashlib.sha256(code.encode())
+    digest.update(settings.model_dump_json(include=DECISIVE).encode())
+    for text in (settings.data.path, settings.data.root):
+        for name in filter(None, (part.strip() for part in text.split(","))):
+            for file in _files(Path(name).expanduser()):
+                state = file.stat()
+                digest.update(f"\n{file} {state.st_size} {state.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _files(place: Path) -> Iterator[Path]:
+    if place.is_file():
+        yield place
+    elif place.is_dir():
+        yield from sorted(file for file in place.rglob("*") if file.is_file())
+
+
+def _load(place: Path, key: str) -> ClientData:
+    """Read samples, mapped from the file; raise ValueError where they are of another key."""
+    with safe_open(place, "pt") as file:
+        record = json.loads((file.metadata() or {})["record"])
+        if record["key"] != key:
+            raise ValueError("other samples")
+        parts: dict[str, Samples] = {
+            part: {name: file.get_tensor(f"{part}/{name}") for name in names}
+            for part, names in record["parts"].items()
+        }
+    return ClientData(
+        record["client"], **parts, held_out=record["held_out"], num_classes=record["num_classes"]
+    )
+
+
+def _save(place: Path, key: str, data: ClientData) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    samples: dict[str, Samples] = {part: getattr(data, part) for part in PARTS}
+    record = {
+        "key": key, "client": data.client, "held_out": data.held_out,
+        "num_classes": data.num_classes,
+        "parts": {part: list(tensors) for part, tensors in samples.items()},
+    }  # fmt: skip
+    flat = {
+        f"{part}/{name}": tensor.clone().contiguous()  # parts may share memory, files may not
+        for part, tensors in samples.items()
+        for name, tensor in tensors.items()
+    }
+    handle, temporary = tempfile.mkstemp(prefix=f".{place.name}-", dir=place.parent)
+    os.close(handle)
+    try:
+        save_file(flat, temporary, metadata={"record": json.dumps(record)})
+        os.replace(temporary, place)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Local steps, and per-sample gradients."""

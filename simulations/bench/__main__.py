@@ -1,0 +1,324 @@
+"""Measure what runtimes and messages cost over bare PyTorch, what a merge costs, how memory grows.
+
+    python -m simulations.bench
+    python -m simulations.bench --only message
+
+Every figure is a ratio of two measurements of the same run of this program, taken in turn, so that
+a slow or busy machine slows both. Writes ``docs/benchmarks.md``, where a part that is measured
+alone takes the place of its rows. All of it takes about ten minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import get_peft_model
+from rich.console import Console
+from safetensors.torch import save_file
+
+from potara_flwr.command.program import exit_status, parser_of
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.models.pretrained import find_model
+from potara_flwr.results.folder import read_results
+from potara_flwr.run_config import from_flat
+from potara_flwr.running.display import LiveDisplay
+from potara_flwr.running.flower_runtime import run_with_flower
+from potara_flwr.running.one_run import run
+from potara_flwr.settings.groups import Value
+from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks.base import num_samples, take
+from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.local_steps import batches, one_thread
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+CONSOLE = Console()
+NO_EXTRAS: dict[str, Value] = {"federation.fraction-evaluate": 0.0, "local.steps": 1}
+SHORT: dict[str, Value] = {**NO_EXTRAS, "federation.rounds": 6}
+LONG: dict[str, Value] = {**NO_EXTRAS, "federation.rounds": 4, "train.local-steps": 70}
+WHY = (
+    "a step hands its adapter to the model (about 4 %), a message is serialized, measured, checked "
+    "and averaged (about 10 ms), the client's state is kept on the disk (fsync, about 10 ms)"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a ratio in each repeat, the aim it is held against, and where a miss
+    would come from.
+    """
+
+    what: str
+    ratios: list[float]
+    aim: float | None
+    why: str = ""
+
+    def __str__(self) -> str:
+        low, middle, high = min(self.ratios), statistics.median(self.ratios), max(self.ratios)
+        aim = "–" if self.aim is None else f"≤ {self.aim:g}"
+        met = "–" if self.aim is None else "yes" if middle <= self.aim else f"no: {self.why}"
+        return f"| {self.what} | {middle:.3f} | {low:.3f} – {high:.3f} | {aim} | {met} |"
+
+
+def bare_seconds(settings: Settings) -> float:
+    """Return the seconds a round takes in a bare PyTorch and peft loop, on one thread."""
+    bench = Workbench(settings)
+    initial, parameters = bench.model.initial, bench.model.parameters
+    module = get_peft_model(bench.task.load_base_model(settings), bench.model.config)
+    state = {parameters[name]: tensor for name, tensor in initial.items()}
+    clients = [bench.client(client).train for client in range(settings.data.num_clients)]
+    trained = [p for p in module.parameters() if p.requires_grad]
+    module.train()
+    seconds = []
+    with one_thread():
+        for server_round in range(settings.federation.rounds):
+            start = time.perf_counter()
+            for client, samples in enumerate(clients):
+                module.load_state_dict(state, strict=False)
+                optimizer = torch.optim.AdamW(
+                    trained, lr=settings.train.learning_rate, weight_decay=0.0, foreach=True
+                )
+                order = batches(
+                    num_samples(samples),
+                    settings.train.batch_size,
+                    settings.train.local_steps,
+                    derive_seed(settings.seed, "round", server_round, client),
+                )
+                for indices in order:
+                    batch = take(samples, indices)
+                    logits = module(pixel_values=batch["pixel_values"]).logits
+                    loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def round_seconds(results: dict[str, Any]) -> float:
+    """Return the median seconds of a round, without the first, which loads everything."""
+    seconds: list[float] = [record["seconds"] for record in results["rounds"][1:]]
+    return statistics.median(seconds)
+
+
+def in_process(overrides: dict[str, Value]) -> dict[str, Any]:
+    """Run in this process; return the results."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = from_flat({**overrides, "run.results": f"{folder}/run"})
+        return read_results(run(settings, "in-process", CONSOLE))
+
+
+def through_flwr(overrides: dict[str, Value]) -> dict[str, Any]:
+    """Run through ``flwr run`` with one Ray actor, so that clients come one after the other."""
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder, LiveDisplay(CONSOLE) as display:
+        settings = from_flat({**overrides, "run.results": f"{folder}/run"})
+        return read_results(run_with_flower(settings, display, cpus_per_client=cores))
+
+
+def runtime_rows(repeats: int) -> list[Row]:
+    """Measure rounds of both runtimes over the bare loop, on short and on long messages."""
+    rows = []
+    for words, overrides, aims in (
+        ("the default's messages", SHORT, (1.05, None)),
+        ("a second of work a message", LONG, (1.05, 1.10)),
+    ):
+        settings = from_flat(overrides)
+        ratios: dict[str, list[float]] = {"in-process": [], "flwr run": []}
+        for _ in range(repeats):
+            for name, runtime in (("in-process", in_process), ("flwr run", through_flwr)):
+                before = bare_seconds(settings)
+                seconds = round_seconds(runtime(overrides))
+                after = bare_seconds(settings)
+                ratios[name].append(2 * seconds / (before + after))
+        rows += [
+            Row(f"{name}: seconds of a round over bare PyTorch, {words}", ratios[name], aim, WHY)
+            for name, aim in zip(ratios, aims, strict=True)
+        ]
+    return rows
+
+
+def merge_row() -> Row:
+    """Measure traces, weight and merge of each client over its 300 local steps."""
+    results = in_process({"federation.rounds": 1})
+    ratios = [
+        client["seconds"]["weight"] / client["seconds"]["local_training"]
+        for client in results["clients"]
+    ]
+    return Row("traces + weight + merge over 300 local steps, 30 samples", ratios, 0.02)
+
+
+def many_clients(num_clients: int) -> dict[str, Value]:
+    """Return settings of a short run with this many clients, each with the same few samples."""
+    return {
+        "data.num-clients": num_clients,
+        "data.alpha": 100.0,
+        "data.train-samples": 10,
+        "calibration.samples": 4,
+        "federation.rounds": 2,
+        "train.local-steps": 2,
+        "local.steps": 2,
+    }
+
+
+def _peak_of_this_process(num_clients: int, answer: Any) -> None:
+    in_process(many_clients(num_clients))
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def peak_in_process(num_clients: int) -> float:
+    """Return the peak resident memory, MiB, of a fresh process that runs a federation."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=_peak_of_this_process, args=(num_clients, answer))
+    process.start()
+    peak: float = answer.get()
+    process.join()
+    return peak
+
+
+def peak_of_actors(num_clients: int) -> float:
+    """Return the largest resident memory, MiB, that a Ray actor of a ``flwr run`` had."""
+    peak = 0.0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.2):
+            for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
+                if "ClientAppActor" in " ".join(process.info["cmdline"] or []):
+                    peak = max(peak, process.info["memory_info"].rss / 2**20)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    through_flwr(many_clients(num_clients))
+    done.set()
+    watcher.join()
+    return peak
+
+
+def memory_rows() -> list[Row]:
+    """Measure peak memory with 100 clients over 10."""
+    measures: tuple[tuple[str, Callable[[int], float]], ...] = (
+        ("in-process: peak memory of the process", peak_in_process),
+        ("flwr run: peak memory of a Ray actor", peak_of_actors),
+    )
+    return [
+        Row(f"{words}, 100 clients over 10", [measure(100) / measure(10)], 1.05)
+        for words, measure in measures
+    ]
+
+
+BARE = """
+import sys, torch, transformers, peft
+transformers.AutoModelForImageClassification.from_pretrained(sys.argv[1])
+"""
+
+
+def message_rows(repeats: int) -> list[Row]:
+    """Measure a training message of one step in a fresh process, as on a SuperNode, over a process
+    that imports torch, transformers and peft and loads the base model.
+    """
+    overrides: dict[str, Value] = {"train.local-steps": 1}
+    settings = from_flat(overrides)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        initial = Workbench(settings).model.initial
+        save_file(initial, Path(folder) / "adapter.safetensors")
+        message = ["-m", "simulations.bench.fresh_message", folder, json.dumps(overrides)]
+        bare = ["-c", BARE, find_model(settings.task.model)]
+
+        def seconds(arguments: list[str]) -> float:
+            # Processor time: an import is nothing else, and other processes do not add to it.
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(
+                [sys.executable, *arguments], env=environment, check=True, capture_output=True
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+        seconds(message)  # the first message of a node prepares its samples
+        pairs = [(seconds(message), seconds(bare)) for _ in range(2 * repeats + 1)]
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return [
+        Row(
+            "SuperNode: processor seconds of a message's process over import and load "
+            f"({ours:.1f} s over {theirs:.1f} s)",
+            [one / other for one, other in pairs],
+            None,
+        )
+    ]
+
+
+PARTS: dict[str, Callable[[int], list[Row]]] = {
+    "merge": lambda repeats: [merge_row()],
+    "runtimes": runtime_rows,
+    "message": message_rows,
+    "memory": lambda repeats: memory_rows(),
+}
+
+
+def with_rows(page: str, rows: list[Row]) -> list[str]:
+    """Return the lines of the table in ``page``, with those that were measured anew replaced."""
+
+    def what(line: str) -> str:
+        return line.split("|")[1].partition(" (")[0].strip()
+
+    lines = {what(line): line for line in page.splitlines() if line.startswith("| ")}
+    del lines["ratio"]
+    return list((lines | {what(str(row)): str(row) for row in rows}).values())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return the exit status."""
+    parser = parser_of("simulations.bench", __doc__)
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repeats of each runtime (default: 3)"
+    )
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
+    args = parser.parse_args(arguments)
+    return exit_status(lambda: measure(args.only, args.repeats))
+
+
+def measure(only: str | None, repeats: int) -> None:
+    """Measure all parts, or one, and write the page."""
+    parts = [only] if only else list(PARTS)
+    rows = [row for part in parts for row in PARTS[part](repeats)]
+    lines = "\n".join(with_rows(PAGE.read_text(), rows) if only else map(str, rows))
+    PAGE.write_text(
+        f"""# Benchmarks
+
+Written by `make bench`, which measures each ratio's two sides in turn. Client work runs on one
+thread; `flwr run` with one Ray actor, so that both sides train one client after the other. The
+first round of a run, which loads everything, is left out. On {os.cpu_count()} cores
+({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}.
+
+A message on a SuperNode runs in a process of its own: it imports Flower (about a second), torch,
+transformers and peft, loads the base model, and trains. Flower adds waiting: a SuperNode looks for
+messages every 3 s.
+
+| ratio | median | range | aim | met |
+|---|---|---|---|---|
+{lines}
+"""
+    )
+    CONSOLE.print(PAGE.read_text(), markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

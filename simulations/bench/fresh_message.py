@@ -1,0 +1,46 @@
+"""Answer one message in this process, as the process does that a SuperNode starts for it.
+
+    python -m simulations.bench.fresh_message FOLDER SETTINGS
+
+``simulations.bench`` times it. FOLDER has ``adapter.safetensors``, what the server sends, and
+becomes the node's ``state-dir``; SETTINGS are flat, as JSON. What ``flwr-clientapp`` loads of
+Flower is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import flwr.supernode.cli.flwr_clientapp  # noqa: F401
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from safetensors.torch import load_file
+
+from potara_flwr.client_app import app
+
+
+def main() -> None:
+    """Train one round as client 0."""
+    folder = Path(sys.argv[1])
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
+    arrays = ArrayRecord(load_file(folder / "adapter.safetensors"))
+    config = ConfigRecord({"server-round": 1, "run-key": "bench"})
+    content = RecordDict({"arrays": arrays, "config": config})
+    message = Message(content, 1, "train", group_id="1")
+    message.metadata.__dict__["_message_id"] = "1"
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={"partition-id": 0, "state-dir": str(folder)},
+        state=RecordDict(),
+        run_config=json.loads(sys.argv[2]),
+    )
+    reply = app(message, context)
+    if reply.has_error():
+        sys.exit(f"error: {reply.error.reason}")
+
+
+if __name__ == "__main__":
+    main()

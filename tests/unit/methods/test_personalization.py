@@ -1,0 +1,87 @@
+"""Local training in two parts: before the weight is chosen, and after it on all samples."""
+
+import pytest
+import torch
+
+from potara_flwr.methods import personalization
+from potara_flwr.methods.personalization import personalize, refit, refit_steps, train_local
+from potara_flwr.tasks.base import join, num_samples
+from potara_flwr.tasks.workbench import Workbench
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Every call of local training: its steps, its samples, and whom it starts from."""
+    calls = []
+    original = personalization.train
+
+    def train(model, task, adapter, samples, settings, *, steps, **kwargs):
+        calls.append((steps, samples, adapter))
+        return original(model, task, adapter, samples, settings, steps=steps, **kwargs)
+
+    monkeypatch.setattr(personalization, "train", train)
+    return calls
+
+
+def local_training(tiny, overrides):
+    bench = Workbench(tiny({"local.steps": 6, **overrides}))
+    outcome = personalize(
+        bench.model, bench.task, bench.client(0), bench.model.initial, bench.settings
+    )
+    return bench.client(0), outcome
+
+
+def test_the_calibration_samples_join_after_the_weight_is_chosen(tiny, watched):
+    data, outcome = local_training(tiny, {"local.refit-share": 0.5})
+    (first_steps, first, _), (last_steps, last, start) = watched
+    assert (first_steps, last_steps) == (3, 3)
+    assert num_samples(first) == num_samples(data.train)
+    assert num_samples(last) == num_samples(data.train) + num_samples(data.calibration)
+    assert torch.equal(last["pixel_values"][num_samples(data.train):],
+                       data.calibration["pixel_values"])  # fmt: skip
+    assert any(not torch.equal(outcome.local[name], tensor) for name, tensor in start.items())
+
+
+def test_a_share_of_zero_keeps_them_out(tiny, watched):
+    data, _ = local_training(tiny, {"local.refit-share": 0.0})
+    ((steps, samples, _),) = watched
+    assert steps == 6
+    assert num_samples(samples) == num_samples(data.train)
+
+
+def test_calibration_on_training_samples_counts_none_twice(tiny, watched):
+    overrides = {"local.refit-share": 0.5, "calibration.source": "training"}
+    data, _ = local_training(tiny, overrides)
+    assert [num_samples(samples) for _, samples, _ in watched] == [num_samples(data.train)] * 2
+
+
+def test_the_weight_is_that_of_half_way(tiny):
+    """Twice the steps with the second half after the choice: the same evidence, another end."""
+    long, short = (
+        local_training(tiny, {"local.steps": steps, "local.refit-share": share})[1]
+        for steps, share in ((6, 0.5), (3, 0.0))
+    )
+    assert long.weights["excess-loss"] == short.weights["excess-loss"]
+    assert long.traces == short.traces
+    assert long.scores["local"] != short.scores["local"]
+
+
+@pytest.mark.parametrize(("steps", "share", "late"), [(300, 0.5, 150), (5, 0.5, 2), (0, 0.5, 0)])
+def test_all_local_steps_are_taken(tiny, steps, share, late):
+    settings = tiny({"local.steps": steps, "local.refit-share": share})
+    assert refit_steps(settings) == late
+
+
+def test_refit_of_no_steps_is_the_adapter_itself(tiny):
+    bench = Workbench(tiny({"local.refit-share": 0.0, "local.steps": 2}))
+    data = bench.client(0)
+    local = train_local(bench.model, bench.task, data, bench.model.initial, bench.settings)
+    assert refit(bench.model, bench.task, data, local, bench.settings) is local
+
+
+def test_joined_texts_are_padded_to_the_longer():
+    first = {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.tensor([0, 1])}
+    second = {"input_ids": torch.full((1, 5), 2), "labels": torch.tensor([2])}
+    joined = join(first, second)
+    assert joined["input_ids"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [2, 2, 2, 2, 2]]
+    assert joined["labels"].tolist() == [0, 1, 2]

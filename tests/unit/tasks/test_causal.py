@@ -1,0 +1,376 @@
+"""Causal language models: tokens at the boundary, scores and losses against plain transformers."""
+
+import datasets
+import pytest
+import torch
+from hub_copies import write_copies
+from tiny_llama import make_tiny_llama
+from tokenizers import Tokenizer, models, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.models.base_models import load_causal_lm
+from potara_flwr.models.pretrained import tokenizer_of
+from potara_flwr.models.runner import AdaptedModel
+from potara_flwr.run_config import from_flat
+from potara_flwr.tasks.base import num_samples, take
+from potara_flwr.tasks.causal import answer_ids, log_probabilities
+from potara_flwr.tasks.multiple_choice import option_scores
+from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.gradients import per_sample_gradients
+from potara_flwr.training.local_steps import evaluate, train
+
+BEGIN, END = 0, 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("language")
+    return {
+        "task.model": str(make_tiny_llama(folder / "model")),
+        "data.root": str(
+            write_copies(folder / "root", ["arc_easy", "hellaswag", "squad_v1"], rows=12)
+        ),
+    }
+
+
+def bench_of(places, name, datasets="arc_easy,hellaswag", **overrides):
+    return Workbench(
+        from_flat(
+            {
+                **places,
+                "task.name": name,
+                "task.max-new-tokens": 6,
+                "data.datasets": datasets,
+                "data.num-clients": datasets.count(",") + 1,
+                "data.max-tokens": 128,
+                "lora.rank": 2,
+                "train.batch-size": 4,
+                "calibration.samples": 5,
+                **overrides,
+            }
+        )
+    )
+
+
+def trained(bench, client=0):
+    adapter, _ = train(
+        bench.model, bench.task, bench.model.initial, bench.client(client).train,
+        bench.settings.train, steps=3, seed=0, who="test",
+    )  # fmt: skip
+    return adapter
+
+
+def answers_of(samples, row):
+    """The prompt's ids and the ids of every answer, without padding."""
+    prompt = samples["input_ids"][row][samples["attention_mask"][row] == 1]
+    pairs = zip(samples["labels_answers"][row], samples["labels_weights"][row], strict=True)
+    return prompt, [ids[weights > 0] for ids, weights in pairs if (weights > 0).any()]
+
+
+def test_a_prompt_and_its_answers_are_whole_and_begin_with_the_begin_token(places):
+    bench = bench_of(places, "multiple-choice")
+    samples = bench.client(0).test
+    tokenizer, _ = tokenizer_of(places["task.model"])
+    for row in range(num_samples(samples)):
+        prompt, answers = answers_of(samples, row)
+        assert prompt[0] == BEGIN
+        text = tokenizer.decode(prompt[1:])
+        assert text.startswith("Question: What is a ")
+        assert text.endswith(" made of?\nAnswer:")
+        assert [tokenizer.decode(ids) for ids in answers] in (
+            [f" material {key}" for key in keys] for keys in ("ABCD", "1234", "ABC", "ABCDE")
+        )
+
+
+def test_an_instruction_lists_the_options_and_its_answers_end(places):
+    bench = bench_of(places, "instruction")
+    tokenizer, _ = tokenizer_of(places["task.model"])
+    prompt, answers = answers_of(bench.client(0).test, 0)
+    assert "Choose from:\n- material " in tokenizer.decode(prompt)
+    assert all(ids[-1] == END and END not in ids[:-1] for ids in answers)
+
+
+def test_the_boundary_is_kept_where_a_token_would_span_it():
+    # Without a pre-tokenizer, this one learns "r: y" as one token.
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<end>"])
+    raw = Tokenizer(models.BPE())
+    raw.train_from_iterator(["Answer: yes", "or: yes", "r: yes", "Answer:", " yes"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>")
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    asked = ids("Answer:")
+    assert ids("Answer: yes")[: len(asked)] != asked
+    assert answer_ids(tokenizer, "Answer:", asked, "yes") == ids(" yes")
+
+
+def test_the_boundary_follows_both_texts_together_where_no_token_spans_it(places):
+    tokenizer, _ = tokenizer_of(places["task.model"])
+    asked = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+    together = tokenizer("Answer: positive", add_special_tokens=False)["input_ids"]
+    assert asked + answer_ids(tokenizer, "Answer:", asked, "positive") == together
+
+
+def test_a_long_prompt_loses_its_beginning_and_an_answer_nothing(places):
+    full = bench_of(places, "multiple-choice").client(1).test
+    short = bench_of(places, "multiple-choice", **{"data.max-tokens": 30}).client(1).test
+    tokenizer, _ = tokenizer_of(places["task.model"])
+
+    def texts(samples):
+        found = (answers_of(samples, row) for row in range(num_samples(samples)))
+        pairs = (([ids.tolist() for ids in answers], prompt.tolist()) for prompt, answers in found)
+        return sorted(pairs, key=lambda pair: pair[1][::-1])  # by the end of the prompt
+
+    for (all_answers, prompt), (answers, cut) in zip(texts(full), texts(short), strict=True):
+        assert answers == all_answers
+        assert len(cut) + max(map(len, answers)) == 30 < len(prompt) + max(map(len, answers))
+        assert cut[0] == BEGIN
+        assert prompt[-len(cut) + 1 :] == cut[1:]
+        assert tokenizer.decode(cut).endswith("She")
+
+
+@pytest.mark.parametrize("score", ["sum", "mean"])
+@pytest.mark.parametrize("client", [0, 1])
+def test_option_scores_equal_a_plain_loop_with_transformers(places, score, client):
+    bench = bench_of(places, "multiple-choice", **{"task.option-score": score})
+    samples = bench.client(client).test
+    plain = AutoModelForCausalLM.from_pretrained(places["task.model"]).eval()
+    batch = bench.task.collate(samples)
+    with torch.no_grad():
+        logits = bench.model(bench.model.initial, batch)
+        scores = option_scores(logits, batch)
+        # Logits are made for the longest answer alone, not for the prompts.
+        assert logits.shape[1] == (batch["labels_weights"] > 0).sum(2).max()
+        losses, correct = bench.task.scores(AdaptedModel(bench.model, bench.model.initial), samples)
+        for row in range(num_samples(samples)):
+            prompt, answers = answers_of(samples, row)
+            expected = []
+            for ids in answers:
+                text = torch.cat([prompt, ids])[None]
+                log_probs = plain(input_ids=text).logits[0].log_softmax(-1)
+                each = log_probs[len(prompt) - 1 : -1].gather(1, ids[:, None])
+                expected.append(each.sum() if score == "sum" else each.mean())
+            found = scores[row]
+            torch.testing.assert_close(found[: len(expected)], torch.stack(expected))
+            assert (found[len(expected) :] == -torch.inf).all()
+            label = samples["labels"][row]
+            loss = -torch.stack(expected).log_softmax(0)[label]
+            torch.testing.assert_close(losses[row], loss)
+            assert correct[row] == float(torch.stack(expected).argmax() == label)
+    if client == 0:
+        assert (scores == -torch.inf).any()  # questions with fewer options were among them
+
+
+def test_the_instruction_loss_is_the_one_of_transformers_on_answer_tokens(places):
+    bench = bench_of(places, "instruction", "arc_easy,squad_v1")
+    plain = AutoModelForCausalLM.from_pretrained(places["task.model"]).eval()
+    for client in (0, 1):
+        samples = bench.client(client).test
+        batch = bench.task.collate(samples)
+        losses = bench.task.losses(bench.model(bench.model.initial, batch), batch)
+        adapted = AdaptedModel(bench.model, bench.model.initial)
+        torch.testing.assert_close(bench.task.scores(adapted, samples)[0], losses)
+        for row in range(num_samples(samples)):
+            prompt, answers = answers_of(samples, row)
+            answer = answers[samples["labels"][row]]
+            text = torch.cat([prompt, answer])
+            labels = torch.cat([torch.full_like(prompt, -100), answer])  # −100 is left out
+            expected = plain(input_ids=text[None], labels=labels[None]).loss
+            torch.testing.assert_close(losses[row], expected)
+
+
+@pytest.mark.parametrize("name", ["multiple-choice", "instruction"])
+@pytest.mark.parametrize("client", [0, 1])
+def test_per_sample_gradients_equal_a_loop_of_single_samples(places, name, client):
+    bench = bench_of(places, name)
+    adapter = trained(bench, client)
+    samples = bench.client(client).calibration
+
+    together = per_sample_gradients(bench.model, bench.task, adapter, samples)
+    in_parts = per_sample_gradients(bench.model, bench.task, adapter, samples, batch_size=2)
+
+    for row in range(num_samples(samples)):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in adapter.items()}
+        batch = bench.task.collate(take(samples, slice(row, row + 1)))
+        loss = bench.task.losses(bench.model(leaves, batch), batch)
+        torch.testing.assert_close(together.losses[row], loss[0])
+        for one, gradient in zip(
+            adapter, torch.autograd.grad(loss.sum(), list(leaves.values())), strict=True
+        ):
+            assert gradient.abs().max() > 0, one
+            for found in (together, in_parts):
+                torch.testing.assert_close(
+                    found.gradients[one][row], gradient, rtol=1e-3, atol=1e-5
+                )
+    torch.testing.assert_close(in_parts.losses, together.losses)
+
+
+def test_training_lifts_the_right_answers(places):
+    for name in ("multiple-choice", "instruction"):
+        bench = bench_of(places, name, "hellaswag", **{"train.learning-rate": 0.1})
+        data = bench.client(0)
+        before = evaluate(bench.model, bench.task, bench.model.initial, data.train).loss
+        adapter, _ = train(
+            bench.model, bench.task, bench.model.initial, data.train, bench.settings.train,
+            steps=8, seed=0, who="test",
+        )  # fmt: skip
+        assert evaluate(bench.model, bench.task, adapter, data.train).loss < 0.9 * before
+
+
+@pytest.mark.parametrize("name", ["multiple-choice", "instruction"])
+def test_checkpoints_change_nothing_and_bfloat16_little(places, name):
+    plain = bench_of(places, name, "hellaswag")
+    saving = bench_of(places, name, "hellaswag", **{"model.gradient-checkpointing": True})
+    small = bench_of(
+        places, name, "hellaswag",
+        **{"model.gradient-checkpointing": True, "model.dtype": "bfloat16"},
+    )  # fmt: skip
+    adapters = [trained(bench) for bench in (plain, saving, small)]
+    for one, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][one], tensor)
+        assert adapters[2][one].dtype == torch.float32
+    samples = plain.client(0).test
+    exact, coarse = (
+        evaluate(bench.model, bench.task, adapters[0], samples).loss for bench in (plain, small)
+    )
+    assert coarse == pytest.approx(exact, rel=0.05)
+    assert coarse != exact
+    passed = per_sample_gradients(small.model, small.task, adapters[0], samples)
+    expected = per_sample_gradients(plain.model, plain.task, adapters[0], samples)
+    for one, gradient in passed.gradients.items():
+        assert gradient.dtype == torch.float32
+        cosine = torch.cosine_similarity(gradient.flatten(), expected.gradients[one].flatten(), 0)
+        assert cosine > 0.95, one
+
+
+def test_generation_is_the_most_likely_token_after_token_whatever_the_padding(places, caplog):
+    bench = bench_of(places, "instruction", "squad_v1")
+    adapter, samples = trained(bench), bench.client(0).test
+    prompts = {name: samples[name] for name in ("input_ids", "attention_mask")}
+    adapted = AdaptedModel(bench.model, adapter)
+    # The token that most rows write third stops them there.
+    free = adapted.generate(prompts, 6, END)
+    stop = int(free[:, 2].mode().values)
+    written = adapted.generate(prompts, 6, stop)
+    assert (written == stop).any()
+    for row in range(num_samples(samples)):
+        text, _ = answers_of(samples, row)
+        for token in written[row].tolist():
+            inputs = {"input_ids": text[None], "attention_mask": torch.ones_like(text)[None]}
+            assert token == bench.model(adapter, inputs)[0, -1].argmax()
+            if token == stop:
+                break
+            text = torch.cat([text, torch.tensor([token])])
+        rest = written[row].tolist()
+        if stop in rest:
+            assert set(rest[rest.index(stop) :]) == {stop}
+    assert "generation flags" not in caplog.text
+
+
+class Parrot:
+    """A model that writes given tokens and is otherwise ``model``."""
+
+    def __init__(self, model, written):
+        self.model, self.written = model, written
+
+    def __call__(self, batch):
+        return self.model(batch)
+
+    def generate(self, batch, max_new_tokens, stop):
+        assert (max_new_tokens, stop) == (6, END)
+        assert len(batch["input_ids"]) == len(self.written)
+        return self.written
+
+
+@pytest.mark.parametrize(("metric", "half"), [("f1", 2 / 3), ("exact-match", 0), ("rouge-l", 0.8)])
+def test_free_answers_are_scored_by_the_text_metric(places, metric, half):
+    bench = bench_of(places, "instruction", "squad_v1", **{"task.metric": metric})
+    samples = bench.client(0).test
+    tokenizer, _ = tokenizer_of(places["task.model"])
+    texts = ["nothing"] * num_samples(samples)
+    texts[0] = tokenizer.decode(answers_of(samples, 0)[1][0][:-1])
+    texts[1] = tokenizer.decode(answers_of(samples, 1)[1][0][:-1]) + " maybe"
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    width = max(map(len, ids)) + 1
+    written = torch.tensor([row + [END] * (width - len(row)) for row in ids])
+    adapted = Parrot(AdaptedModel(bench.model, bench.model.initial), written)
+    with torch.no_grad():
+        _, scores = bench.task.scores(adapted, samples)
+    assert scores[0] == 1
+    assert scores[1] == pytest.approx(half)
+    assert (scores[2:] == 0).all()
+
+
+def test_questions_with_and_without_options_may_be_mixed(places):
+    bench = bench_of(places, "instruction", "arc_easy,squad_v1")
+    choices, free = (bench.client(client).test for client in (0, 1))
+    adapted = AdaptedModel(bench.model, bench.model.initial)
+
+    def padded(tensor, like, left=False):
+        grown = tensor.new_zeros(len(tensor), *like.shape[1:])
+        at = [slice(-size, None) if left else slice(size) for size in tensor.shape[1:]]
+        grown[(slice(None), *at)] = tensor
+        return grown
+
+    # The free questions take the room of the longer prompts and of the five options.
+    assert choices["input_ids"].shape[1] > free["input_ids"].shape[1]
+    mixed = {}
+    for name, tensor in choices.items():
+        left = name in ("input_ids", "attention_mask")
+        like = torch.empty([max(a, b) for a, b in zip(tensor.shape, free[name].shape, strict=True)])
+        mixed[name] = torch.cat([padded(part, like, left) for part in (tensor, free[name])])
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        apart = [bench.task.scores(adapted, part) for part in (choices, free)]
+        together = bench.task.scores(adapted, take(mixed, order))
+    for one, two, both in zip(*apart, together, strict=True):
+        torch.testing.assert_close(torch.cat([one, two])[order], both)
+
+
+def test_log_probabilities_do_not_depend_on_the_batch(places):
+    bench = bench_of(places, "multiple-choice")
+    samples = bench.client(1).test
+    with torch.no_grad():
+        batch = bench.task.collate(samples)
+        together = log_probabilities(bench.model(bench.model.initial, batch), batch)
+        for row in range(num_samples(samples)):
+            alone = bench.task.collate(take(samples, slice(row, row + 1)))
+            single = log_probabilities(bench.model(bench.model.initial, alone), alone)
+            used = alone["labels_weights"][0] > 0
+            torch.testing.assert_close(
+                single[0][used], together[row][: used.shape[0], : used.shape[1]][used]
+            )
+
+
+def test_a_model_that_takes_no_positions_is_refused(places, tmp_path):
+    BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(SettingsError, match="a BloomForCausalLM, which takes no position_ids"):
+        load_causal_lm(from_flat({"task.model": str(tmp_path)}))
+    with pytest.raises(SettingsError, match="not a readable model"):
+        load_causal_lm(from_flat({"task.model": "no/such"}))
+
+
+def test_a_tokenizer_without_an_end_is_refused_where_answers_must_end(places, tmp_path):
+    folder = make_tiny_llama(tmp_path / "endless")
+    PreTrainedTokenizerFast.from_pretrained(
+        folder, eos_token=None, pad_token="<|end|>"
+    ).save_pretrained(folder)
+    bench = bench_of({**places, "task.model": str(folder)}, "instruction")
+    with pytest.raises(SettingsError, match="has no end-of-text token"):
+        bench.client(0)

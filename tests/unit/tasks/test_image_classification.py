@@ -1,0 +1,172 @@
+"""Images: the model's own processor, bytes until they are used, and what cannot be read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tiny_models import make_tiny_cifar, make_tiny_vit
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.data.sources import load_table
+from potara_flwr.run_config import from_flat
+from potara_flwr.tasks.base import num_samples
+from potara_flwr.tasks.image_classification import ImageClassification
+from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.local_steps import train
+
+
+@pytest.fixture(scope="module")
+def tiny_vit(tmp_path_factory):
+    return make_tiny_vit(tmp_path_factory.mktemp("models") / "tiny-vit-rgb")
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    return make_tiny_cifar(tmp_path_factory.mktemp("data") / "cifar100")
+
+
+@pytest.fixture
+def settings_of(tiny_vit, cifar):
+    def build(overrides=None):
+        return from_flat(
+            {
+                "task.name": "image-classification",
+                "task.model": str(tiny_vit),
+                "data.path": str(cifar),
+                "data.image-column": "img",
+                "data.label-column": "fine_label",
+                "data.num-clients": 3,
+                "data.alpha": 5.0,
+                "calibration.samples": 4,
+                **(overrides or {}),
+            }
+        )
+
+    return build
+
+
+def test_a_batch_is_what_the_image_processor_gives(settings_of, tiny_vit, cifar):
+    settings = settings_of(
+        {"data.partition": "iid", "data.num-clients": 1, "data.train-samples": 0}
+    )
+    task = ImageClassification()
+    data = task.load_client(settings, 0)
+    assert data.train["pixel_values"].dtype == torch.uint8
+    table = load_table(str(cifar), "", "train")
+    processor = ViTImageProcessorPil.from_pretrained(tiny_vit)
+    expected = processor(table["img"][:], return_tensors="pt")["pixel_values"]
+    found = torch.cat([task.collate(part)["pixel_values"]
+                       for part in (data.train, data.calibration, data.test)])  # fmt: skip
+    labels = torch.cat([part["labels"] for part in (data.train, data.calibration, data.test)])
+    distance = torch.cdist(
+        found.flatten(1), expected.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    assert distance.min(1).values.max() < 1e-4
+    assert sorted(distance.argmin(1).tolist()) == list(range(len(table)))
+    assert torch.equal(labels, torch.tensor(table["fine_label"][:])[distance.argmin(1)])
+
+
+def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_path):
+    for split in ("train", "test"):
+        table = load_table(str(cifar), "", split)
+        if split == "train":
+            table = table.filter(lambda label: label != 4, input_columns="fine_label")
+        table.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    settings = settings_of({"data.path": str(tmp_path), "data.test-split": "test"})
+    words = r"row 4 has the label 'class 4', which no training sample has; known are class 0, .* 3$"
+    with pytest.raises(SettingsError, match=words):
+        ImageClassification().load_client(settings, 0)
+
+
+def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings_of, tmp_path):
+    files = []
+    for index in range(24):
+        files.append(tmp_path / f"{index}.png")
+        Image.new("RGB", (16, 16), (index, 0, 0)).save(files[-1])
+    table = tmp_path / "table.csv"
+    lines = [f"{file},{'ab'[index % 2]}" for index, file in enumerate(files)]
+    table.write_text("\n".join(["img,fine_label", *lines]))
+    settings = settings_of({"data.path": str(table), "data.num-clients": 1})
+
+    def red():
+        data = ImageClassification().load_client(settings, 0)
+        return int(max(data.train["pixel_values"].max(), data.test["pixel_values"].max()))
+
+    assert red() < 30
+    for file in files:
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(file)
+    assert red() == 200
+    lacking = tmp_path / "lacking.csv"
+    lacking.write_text("\n".join(["img,fine_label", *lines, ",a"]))
+    settings = settings_of({"data.path": str(lacking), "data.num-clients": 1})
+    with pytest.raises(SettingsError, match=r"of the images of client 0, .* there is none"):
+        ImageClassification().load_client(settings, 0)
+
+
+def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_of, tmp_path):
+    rows = []
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(20):
+            file = tmp_path / "images" / name / f"{index:02}.png"
+            Image.fromarray(np.full((20, 20), 10 * label + index, dtype=np.uint8)).save(file)
+            rows.append({"file": str(file), "animal": name})
+    pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
+    one, two = (
+        ImageClassification().load_client(
+            settings_of(
+                {
+                    "data.path": str(tmp_path / path),
+                    "data.image-column": image,
+                    "data.label-column": label,
+                    "data.num-clients": 1,
+                }
+            ),
+            0,
+        )
+        for path, image, label in (("images", "image", "label"), ("images.csv", "file", "animal"))
+    )
+    assert num_samples(one.train) == 20
+    for name, tensor in one.train.items():
+        assert torch.equal(tensor, two.train[name])
+
+
+def test_the_head_gets_the_classes_of_the_data_and_learns(settings_of):
+    bench = Workbench(settings_of({"data.num-clients": 1, "train.learning-rate": 0.02}))
+    assert bench.model.initial[list(bench.model.initial)[-1]].shape == (5,)
+    data = bench.client(0)
+    adapter, first = train(
+        bench.model, bench.task, bench.model.initial, data.train, bench.settings.train,
+        steps=10, seed=0, who="x",
+    )  # fmt: skip
+    _, later = train(
+        bench.model, bench.task, adapter, data.train, bench.settings.train,
+        steps=10, seed=0, who="x",
+    )  # fmt: skip
+    assert later < 0.8 * first
+
+
+def test_what_is_no_image_is_one_clear_line(settings_of, tmp_path):
+    (tmp_path / "broken.png").write_text("no image")
+    rows = [
+        {"file": str(tmp_path / "broken.png"), "number": 1, "label": at % 2} for at in range(30)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    base = {"data.path": str(tmp_path / "table.csv"), "data.label-column": "label",
+            "data.num-clients": 1}  # fmt: skip
+    for column, words in (
+        ("file", "table.csv, column 'file': of the images of client 0.*cannot identify image"),
+        ("number", "column 'number' of table.csv holds no images"),
+        ("image", "data.image-column is 'image', but table.csv has the columns file"),
+    ):
+        with pytest.raises(SettingsError, match=words) as error:
+            ImageClassification().load_client(settings_of({**base, "data.image-column": column}), 0)
+        assert "\n" not in str(error.value)
+
+
+def test_a_model_without_an_image_processor_says_so(settings_of, tiny_model):
+    with pytest.raises(SettingsError, match="not a readable image processor") as error:
+        ImageClassification().load_client(settings_of({"task.model": str(tiny_model)}), 0)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,306 @@
+"""Texts: whose rows are whose, what is for testing, and what cannot be read."""
+
+import pandas as pd
+import pytest
+import torch
+from tiny_models import make_tiny_bert, sentences
+
+from potara_flwr.core.errors import SettingsError
+from potara_flwr.models.lora import LoraModel
+from potara_flwr.run_config import from_flat
+from potara_flwr.tasks import text_classification
+from potara_flwr.tasks.base import num_samples, take
+from potara_flwr.tasks.text_classification import TextClassification
+from potara_flwr.training.gradients import per_sample_gradients
+from potara_flwr.training.local_steps import evaluate, train
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A random BERT without a head for three classes."""
+    return make_tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.fixture(params=["parquet", "csv", "jsonl"])
+def data_file(request, tmp_path):
+    table = pd.DataFrame(sentences())
+    file = tmp_path / f"data.{request.param}"
+    if request.param == "parquet":
+        table.to_parquet(file)
+    elif request.param == "csv":
+        table.to_csv(file, index=False)
+    else:
+        table.to_json(file, orient="records", lines=True)
+    return file
+
+
+@pytest.fixture
+def settings_of(tiny_bert, tmp_path):
+    table = pd.DataFrame(sentences())
+    table.to_parquet(tmp_path / "data.parquet")
+
+    def build(overrides=None):
+        return from_flat(
+            {
+                "task.name": "text-classification",
+                "task.model": str(tiny_bert),
+                "data.path": str(tmp_path / "data.parquet"),
+                "data.split-column": "split",
+                "data.partition": "natural",
+                "data.partition-column": "domain",
+                "data.num-clients": 4,
+                "data.train-samples": 20,
+                "calibration.samples": 6,
+                **(overrides or {}),
+            }
+        )
+
+    return build
+
+
+def test_every_format_gives_the_same_samples(settings_of, data_file):
+    task = TextClassification()
+    expected = task.load_client(settings_of(), 1)
+    got = task.load_client(settings_of({"data.path": str(data_file)}), 1)
+    for part in ("train", "calibration", "test"):
+        for name, tensor in getattr(expected, part).items():
+            assert torch.equal(tensor, getattr(got, part)[name])
+
+
+def test_a_client_holds_a_share_of_one_domain_and_tests_on_the_test_rows(settings_of):
+    # The label is the row's number mod 3, so count rows by domain: 120 each, two clients a domain.
+    task = TextClassification()
+    clients = [task.load_client(settings_of({"data.train-samples": 0}), k) for k in range(4)]
+    sizes = [num_samples(c.train) + num_samples(c.calibration) + num_samples(c.test)
+             for c in clients]  # fmt: skip
+    assert sizes == [60] * 4
+    assert sum(num_samples(client.test) for client in clients) == 48
+    assert all(num_samples(client.calibration) == 6 for client in clients)
+
+
+def test_without_domains_labels_are_skewed(settings_of):
+    overrides = {"data.partition": "dirichlet", "data.partition-column": "", "data.alpha": 0.5,
+                 "data.split-column": "", "data.train-samples": 0}  # fmt: skip
+    task = TextClassification()
+    counts = [
+        torch.bincount(task.load_client(settings_of(overrides), k).train["labels"], minlength=3)
+        for k in range(4)
+    ]
+    shares = torch.stack([count / count.sum() for count in counts])
+    assert shares.std(0).max() > 0.1
+
+
+def test_test_samples_are_limited(settings_of):
+    task = TextClassification()
+    assert num_samples(task.load_client(settings_of({"data.test-samples": 5}), 0).test) == 5
+
+
+def test_the_head_is_made_from_the_seed_with_the_classes_of_the_data(settings_of):
+    task = TextClassification()
+    first, again, other = (
+        task.load_base_model(settings_of({"seed": seed})).classifier.weight for seed in (0, 0, 1)
+    )
+    assert first.shape == (3, 16)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_padding_changes_no_loss_and_no_gradient(settings_of):
+    settings = settings_of()
+    task = TextClassification()
+    model = LoraModel(task.load_base_model(settings), settings.lora, task.head_modules, 0)
+    data = task.load_client(settings, 0)
+    adapter, _ = train(
+        model, task, model.initial, data.train, settings.train, steps=5, seed=0, who="x"
+    )
+    together = per_sample_gradients(model, task, adapter, data.calibration)
+    for index in range(3):
+        alone = take(data.calibration, torch.tensor([index]))
+        single = per_sample_gradients(model, task, adapter, alone)
+        torch.testing.assert_close(single.losses[0], together.losses[index])
+        for name, gradient in single.gradients.items():
+            torch.testing.assert_close(
+                gradient[0], together.gradients[name][index], rtol=1e-4, atol=1e-5
+            )
+    assert evaluate(model, task, adapter, data.test).num_samples == num_samples(data.test)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"data.path": "nowhere.parquet"}, "there is no file"),
+        ({"data.path": "no/such-data"}, "data.path: no/such-data, split train cannot be read"),
+        ({"data.text-column": "words"}, "data.text-column is 'words', but data.parquet has the"),
+        ({"data.text-column": "id"}, "data.parquet, column 'id' holds no texts"),
+        ({"data.text-column": "text+domain+id"}, "name one column, or two different ones"),
+        ({"data.text-column": "text+text"}, "name one column, or two different ones"),
+        ({"data.path": "a.csv,b.csv,c.csv,d.csv", "data.num-clients": 3}, "4 data sources, but"),
+        ({"data.split-column": "part"}, "data.split-column is 'part', but data.parquet has the"),
+        ({"data.partition-column": "user"}, "data.partition-column is 'user', but data.parquet"),
+        ({"data.partition-column": ""}, "which needs data.partition-column"),
+        ({"task.model": "no/such"}, "task.model is 'no/such', which is not a readable"),
+        ({"calibration.samples": 500}, "more than client 0 (data.parquet) has"),
+    ],
+)
+def test_bad_data_is_one_clear_line(settings_of, overrides, words):
+    task = TextClassification()
+    settings = settings_of(overrides)
+
+    def load():
+        task.load_base_model(settings)
+        task.load_client(settings, 0)
+
+    with pytest.raises(SettingsError) as error:
+        load()
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_file_is_named(settings_of, tmp_path):
+    (tmp_path / "broken.parquet").write_text("this is no parquet")
+    with pytest.raises(SettingsError, match=r"broken\.parquet cannot be read"):
+        TextClassification().load_client(
+            settings_of({"data.path": str(tmp_path / "broken.parquet")}), 0
+        )
+
+
+def rewritten(settings_of, tmp_path, change, overrides=None):
+    """Return settings whose data file holds the sentences after ``change``."""
+    table = pd.DataFrame(sentences())
+    change(table)
+    table.to_parquet(tmp_path / "changed.parquet")
+    return settings_of({"data.path": str(tmp_path / "changed.parquet"), **(overrides or {})})
+
+
+def test_labels_may_be_words_in_sorted_order(settings_of, tmp_path):
+    def change(table):
+        table["label"] = table["label"].map({0: "bad", 1: "so-so", 2: "good"})
+
+    words = TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+    numbers = TextClassification().load_client(settings_of(), 0)
+    mapped = torch.tensor([0, 2, 1])[numbers.train["labels"]]  # bad, good, so-so
+    assert torch.equal(words.train["labels"], mapped)
+    assert words.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "words"),
+    [
+        ("text", 1, "  ", "changed.parquet, column 'text': row 1, of client 1, is empty"),
+        ("text", 1, None, "changed.parquet, column 'text': row 1, of client 1, is empty"),
+        ("label", 0, 7, "column 'label': row 0 has the label 7, which no training sample has"),
+        ("label", 1, -2, "column 'label': row 1 is labelled -2; labels must be words or whole"),
+        ("label", 1, None, "changed.parquet, column 'label': row 1 has no label"),
+        ("split", 1, "dev", "changed.parquet, column 'split': row 1 is 'dev', neither train nor"),
+        ("domain", 1, None, "changed.parquet, column 'domain': row 1 is empty"),
+    ],
+)
+def test_a_bad_row_is_named(settings_of, tmp_path, column, row, value, words):
+    def change(table):
+        table[column] = table[column].astype(object)
+        table.at[row, column] = value
+
+    settings = rewritten(settings_of, tmp_path, change, {"data.train-samples": 0})
+    with pytest.raises(SettingsError) as error:
+        TextClassification().load_client(settings, 1)
+    assert "\n" not in str(error.value)
+    assert words in str(error.value)
+
+
+def test_one_class_alone_is_an_error(settings_of, tmp_path):
+    def change(table):
+        table["label"] = 1
+
+    with pytest.raises(SettingsError, match="all training samples have the label 1"):
+        TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+
+
+def test_whole_numbers_are_as_many_classes_as_there_are(settings_of, tmp_path):
+    def change(table):
+        table["label"] += 1
+
+    stars = TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+    assert stars.num_classes == 3
+    assert torch.equal(
+        stars.train["labels"], TextClassification().load_client(settings_of(), 0).train["labels"]
+    )
+
+
+def test_pairs_of_texts_are_told_apart(settings_of, tmp_path):
+    def change(table):
+        table["other"] = table["text"].map(lambda text: text.split()[0])
+
+    single = TextClassification().load_client(settings_of(), 0).test
+    pair = (
+        TextClassification()
+        .load_client(
+            rewritten(settings_of, tmp_path, change, {"data.text-column": "text+other"}), 0
+        )
+        .test
+    )
+    assert pair["attention_mask"].sum() == single["attention_mask"].sum() + len(pair["labels"])
+    assert "token_type_ids" not in single
+    # The tiny tokenizer puts nothing between the two, and marks the second one.
+    assert pair["token_type_ids"].sum() == len(pair["labels"])
+
+
+def test_a_text_longer_than_the_model_takes_says_so(settings_of, tmp_path):
+    def change(table):
+        table["text"] = table["text"].map(lambda text: " ".join([text] * 40))
+
+    with pytest.raises(
+        SettingsError, match=r"has a text of .* tokens, but .* takes 32; lower data\.max-tokens"
+    ):
+        TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+
+
+def test_tokens_come_from_the_cache_the_second_time(settings_of, monkeypatch):
+    first = TextClassification().load_client(settings_of(), 0)
+    tokenizer, _ = text_classification.tokenizer_of(settings_of().task.model)
+    monkeypatch.setattr(type(tokenizer), "__call__", None)
+    again = TextClassification().load_client(settings_of(), 0)
+    assert torch.equal(first.train["input_ids"], again.train["input_ids"])
+
+
+def test_evaluation_batches_are_sorted_by_length(settings_of):
+    for part in ("train", "calibration", "test"):
+        samples = getattr(TextClassification().load_client(settings_of(), 0), part)
+        lengths = samples["attention_mask"].sum(1)
+        assert torch.equal(lengths, lengths.sort().values)
+
+
+def test_each_client_may_have_a_source_of_its_own(settings_of, tmp_path):
+    table = pd.DataFrame(sentences())
+    for name, labels in (("two", table["label"] % 2), ("three", table["label"])):
+        table.assign(grade=labels, label=labels).to_csv(tmp_path / f"{name}.csv", index=False)
+    overrides = {
+        "data.path": f"{tmp_path}/two.csv, {tmp_path}/three.csv",
+        "data.label-column": "grade,label",
+        "data.partition": "iid",
+        "data.partition-column": "",
+    }
+    settings = settings_of({**overrides, "task.head": "local"})
+    task = TextClassification()
+    assert [task.load_client(settings, k).num_classes for k in range(4)] == [2, 3, 2, 3]
+    with pytest.raises(SettingsError, match=r"two\.csv has 2, three\.csv has 3; choose task\.head"):
+        task.load_base_model(settings_of(overrides))
+    with pytest.raises(
+        SettingsError, match=r"data\.label-column names 3 values for 2 data sources"
+    ):
+        task.load_client(settings_of({**overrides, "data.label-column": "a,b,c"}), 0)
+
+
+def test_test_samples_may_come_from_a_split_of_their_own(settings_of, tmp_path):
+    table = pd.DataFrame(sentences())
+    (tmp_path / "both").mkdir()
+    for split, rows in table.groupby("split"):
+        rows.to_csv(tmp_path / "both" / f"{split}.csv", index=False)
+    overrides = {"data.path": str(tmp_path / "both"), "data.test-split": "test",
+                 "data.split-column": "", "data.train-samples": 0}  # fmt: skip
+    clients = [TextClassification().load_client(settings_of(overrides), k) for k in range(4)]
+    assert sum(num_samples(client.test) for client in clients) == 48
+    assert sum(num_samples(client.train_and_calibration) for client in clients) == 192
+    with pytest.raises(SettingsError, match="both given"):
+        TextClassification().load_client(
+            settings_of({**overrides, "data.split-column": "split"}), 0
+        )
