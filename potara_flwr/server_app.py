@@ -38,7 +38,7 @@ from potara_flwr.server.history import RoundRecorder
 from potara_flwr.server.rounds import run_rounds
 from potara_flwr.server.strategy import privacy_entry, strategy_of, with_noise
 from potara_flwr.settings.schema import Settings
-from potara_flwr.strategies.lora_averaging import Sent, record_of
+from potara_flwr.strategies.lora_averaging import EncodedAdapter, record_of
 from potara_flwr.tasks.workbench import workbench
 
 app = ServerApp()
@@ -211,7 +211,7 @@ def initial_arrays(settings: Settings) -> ArrayRecord:
 
 
 def save_shared(
-    folder: Path, sent: Mapping[int, Sent], settings: Settings, summary: Mapping[str, Any]
+    folder: Path, sent: Mapping[int, EncodedAdapter], settings: Settings, summary: Mapping[str, Any]
 ) -> str | None:
     """Save the federated adapter as the clients were sent it, where the method has one; return its
     SHA-256.
@@ -236,7 +236,7 @@ def save_results(folder: Path, results: dict[str, Any]) -> None:
 
 def personalize_clients(
     grid: MeteredGrid,
-    sent: Mapping[int, Sent],
+    sent: Mapping[int, EncodedAdapter],
     settings: Settings,
     descriptions: dict[int, Description],
     recorder: RoundRecorder,

@@ -42,7 +42,7 @@ class Row:
     accuracy: Spread
     loss: Spread
     num_bytes: Spread
-    """Sent up and down by all clients together."""
+    """EncodedAdapter up and down by all clients together."""
     steps: Spread | None
     """Optimizer steps of a client."""
     seconds: Spread | None

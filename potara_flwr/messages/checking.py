@@ -26,7 +26,7 @@ MOST_EXAMPLES = 2**53
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReplySpec:
     """What a client was asked for, and so what its reply must be."""
 
     server_round: int
@@ -40,7 +40,7 @@ class Asked:
     """The samples that the client has told of before the first round, where it has."""
 
 
-def find_fault(content: RecordDict, asked: Asked) -> str | None:
+def find_fault(content: RecordDict, asked: ReplySpec) -> str | None:
     """Say in one line what is wrong with a reply, or None; never raises.
 
     A good reply has one metric record ``metrics`` with exactly the numbers that were asked for, all
@@ -60,7 +60,7 @@ def find_fault(content: RecordDict, asked: Asked) -> str | None:
     return fault and one_line(fault)
 
 
-def _fault_of_numbers(numbers: Mapping[str, object], asked: Asked) -> str | None:
+def _fault_of_numbers(numbers: Mapping[str, object], asked: ReplySpec) -> str | None:
     expected = {"num-examples", ROUND, *asked.scores}
     if difference := set(numbers) ^ expected:
         return f"the metrics {some(difference)} are missing or not asked for"

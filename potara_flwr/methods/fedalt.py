@@ -10,7 +10,7 @@ from torch import Tensor
 from potara_flwr.core.seeds import generator
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.outcome import Outcome, Update
-from potara_flwr.methods.pair import Companion, Tensors, weighed
+from potara_flwr.methods.two_adapters import Companion, Tensors, weighed
 from potara_flwr.models.adapter import Adapter, lora_pairs
 from potara_flwr.training.local_steps import Score
 

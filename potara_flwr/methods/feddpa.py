@@ -15,7 +15,7 @@ from potara_flwr.core.seeds import generator
 from potara_flwr.merging.segment import segment_between
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.outcome import Outcome, Update
-from potara_flwr.methods.pair import Companion, Tensors, beside, weighed
+from potara_flwr.methods.two_adapters import Companion, Tensors, beside, weighed
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.tasks.base import num_samples, take
 

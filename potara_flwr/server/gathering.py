@@ -46,7 +46,7 @@ def gather_clients(
     RunError
         Too few clients can take part.
     """
-    roll = Roll(grid, settings, wanted)
+    roll = Roster(grid, settings, wanted)
     start = said = time.monotonic()
     while True:
         new = roll.ask()
@@ -66,7 +66,7 @@ def gather_clients(
 
 
 @dataclass
-class Roll:
+class Roster:
     """Who is there, who cannot take part and why."""
 
     grid: MeteredGrid

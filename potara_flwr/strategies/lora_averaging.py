@@ -23,7 +23,7 @@ from flwr.supercore import log
 
 from potara_flwr.core.errors import RunError
 from potara_flwr.core.seeds import derive_seed
-from potara_flwr.messages.checking import Asked, find_fault
+from potara_flwr.messages.checking import ReplySpec, find_fault
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.transport import Arrays, decode, encode
 from potara_flwr.strategies.averages import (
@@ -38,7 +38,7 @@ SCORES = {"train": ("loss", "seconds"), "evaluate": ("loss", "accuracy")}
 
 
 @dataclass(frozen=True)
-class Sent:
+class EncodedAdapter:
     """An adapter on its way to a client."""
 
     record: ArrayRecord
@@ -131,8 +131,8 @@ class LoraAveraging(FedAvg):
         self.norm_ratio: float | None = None
         """The largest norm of the current round's updates, over their median, before any limit."""
         self._residuals: dict[int | None, Arrays] = {}
-        self._last: tuple[ArrayRecord, Sent] | None = None
-        self._sent: dict[int, Sent] = {}
+        self._last: tuple[ArrayRecord, EncodedAdapter] | None = None
+        self._sent: dict[int, EncodedAdapter] = {}
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -158,13 +158,13 @@ class LoraAveraging(FedAvg):
             return exact_average(updates, weights)
         return weighted_average(updates, weights), None
 
-    def sent_to(self, client: int, arrays: ArrayRecord) -> Sent:
+    def sent_to(self, client: int, arrays: ArrayRecord) -> EncodedAdapter:
         """Return what a client is sent of the server's arrays: here the same for every client."""
         if self._last is None or self._last[0] is not arrays:
             self._last = arrays, self.encode(None, values_of(arrays))
         return self._last[1]
 
-    def encode(self, client: int | None, values: Arrays) -> Sent:
+    def encode(self, client: int | None, values: Arrays) -> EncodedAdapter:
         """Return arrays as they travel to a client, or to all where None."""
         sent, self._residuals[client] = encode(values, self.transport, self._residuals.get(client))
         return self._as_sent(sent)
@@ -190,8 +190,8 @@ class LoraAveraging(FedAvg):
         if sent := below("sent", state):
             self._last = arrays, self._as_sent(sent)
 
-    def _as_sent(self, encoded: Arrays) -> Sent:
-        return Sent(record_of(encoded), decode(encoded, self.transport))
+    def _as_sent(self, encoded: Arrays) -> EncodedAdapter:
+        return EncodedAdapter(record_of(encoded), decode(encoded, self.transport))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -321,7 +321,7 @@ class LoraAveraging(FedAvg):
             if client is None or (kind == "train" and client not in self._sent):
                 self.ledger.refuse(client, server_round, kind, f"node {node} was not asked")
                 continue
-            asked = Asked(
+            asked = ReplySpec(
                 server_round=server_round,
                 scores=SCORES[kind],
                 arrays=self._sent[client].record if kind == "train" else None,

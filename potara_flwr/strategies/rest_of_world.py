@@ -9,8 +9,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from potara_flwr.messages.transport import Arrays
 from potara_flwr.strategies.lora_averaging import (
+    EncodedAdapter,
     LoraAveraging,
-    Sent,
     below,
     members,
     values_of,
@@ -29,9 +29,9 @@ class RestOfWorld(LoraAveraging):
         self.latest: dict[int, Arrays] = {}
         """Client → the adapter it sent last."""
         self._initial: Arrays | None = None
-        self._to_clients: dict[int, Sent] = {}
+        self._to_clients: dict[int, EncodedAdapter] = {}
 
-    def sent_to(self, client: int, arrays: ArrayRecord) -> Sent:
+    def sent_to(self, client: int, arrays: ArrayRecord) -> EncodedAdapter:
         """Return the mean of the others' adapters, as it is sent."""
         if self._initial is None:
             self._initial = values_of(arrays)

@@ -10,7 +10,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potara_flwr.messages.checking import Asked, find_fault, some
+from potara_flwr.messages.checking import ReplySpec, find_fault, some
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.transport import encode
 from potara_flwr.strategies.averages import norm_limit
@@ -176,7 +176,7 @@ def fault(content, **changes):
         "scores": ("loss", "seconds"),
         "arrays": record(arrays_of(9)),
     } | changes
-    return find_fault(content, Asked(**asked))
+    return find_fault(content, ReplySpec(**asked))
 
 
 def test_a_good_reply_has_no_fault():

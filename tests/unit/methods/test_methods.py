@@ -9,8 +9,8 @@ from potara_flwr.methods import METHODS
 from potara_flwr.methods.base import plain_round, share_drawn, total_steps
 from potara_flwr.methods.fedalt import MIXER, mixed, mixer
 from potara_flwr.methods.feddpa import ByLikeness, next_to
-from potara_flwr.methods.pair import stack, weighed
 from potara_flwr.methods.peft_merges import merge_task_vectors
+from potara_flwr.methods.two_adapters import stack, weighed
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.training.local_steps import Proximal, one_thread
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from potara_flwr.methods import METHODS
-from potara_flwr.methods.table import exchange_table
+from potara_flwr.methods.docs_table import exchange_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
 
