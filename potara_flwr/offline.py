@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.core.storage import file_hash, write_whole
-from potara_flwr.messages.reports import Report
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import LoraModel, load_adapter
 from potara_flwr.results.saving import ADAPTER_FILE, RUN_FILE, save_client
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.schema import Settings, flat
+from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import ClientData, num_samples
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import one_thread
@@ -78,18 +78,16 @@ def personalize_offline(
     with one_thread():
         bench = Workbench(settings)
         samples = _load_data(bench, client, data)
-        own = bench.model_of(samples)
-        _check_fits(adapter, own, folder)
         method = METHODS[settings.method]
-        this = method.client(own, bench.task, samples, settings)
-        outcome = method.personalize(this, own.initial | adapter)
-    save_client(out, samples.client, outcome, own, settings)
+        this = method.client(bench, samples)
+        _check_fits(adapter, this.model, folder)
+        outcome = method.personalize(this, this.model.initial | adapter)
+    save_client(out, this, outcome)
     sizes = {
         f"num_{part}": num_samples(getattr(samples, part))
         for part in ("train", "calibration", "test")
     }
-    report = Report.of(outcome, this.steps, this.seconds).to_json()
-    entry = {"client": samples.client, **sizes, **report}
+    entry = {"client": samples.client, **sizes, **outcome.report.to_json()}
     write_whole(out / "report.json", (json.dumps(entry, indent=1) + "\n").encode())
     return entry
 
@@ -158,7 +156,8 @@ def _load_data(bench: Workbench, client: int | None, data: str) -> ClientData:
             "partition": "whole", "partition_column": "",
         }
     )  # fmt: skip
-    return bench.task.load_client(settings.model_copy(update={"data": own}), number)
+    task = TASKS[settings.task.name](settings.model_copy(update={"data": own}))
+    return task.load_client(number)
 
 
 def _check_fits(adapter: Adapter, model: LoraModel, folder: Path) -> None:

@@ -26,12 +26,12 @@ import torch
 
 from potara_flwr.core.errors import StorageError
 from potara_flwr.core.storage import Arrays, checksum, load_record, save_record, writing
+from potara_flwr.methods.client import no_memo
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData
-from potara_flwr.training.local_steps import each_time
 
-KEPT, RESIDUALS = "kept", "residuals"
+PERSONAL, RESIDUALS = "personal", "residuals"
 VERSIONS = 2
 """States of rounds that are kept: the last one, and the one that its round started from."""
 _OTHER = {"run-key": "another run", "client": "another client", "settings": "other settings",
@@ -45,8 +45,8 @@ class State:
 
     round: int = 0
     """The last round in which it trained; 0 is none."""
-    kept: dict[str, Adapter] = field(default_factory=dict)
-    """What the method keeps, by name."""
+    personal: dict[str, Adapter] = field(default_factory=dict)
+    """Its personal parameters, by the names that the method gives them."""
     residuals: Arrays = field(default_factory=dict)
     """What the int8 transport has rounded away."""
     steps: int = 0
@@ -57,14 +57,16 @@ class State:
     def arrays(self) -> Arrays:
         """Return everything but the numbers, by names with slashes."""
         arrays = {f"{RESIDUALS}/{name}": array for name, array in self.residuals.items()}
-        for name, adapter in self.kept.items():
-            arrays |= {f"{KEPT}/{name}/{part}": tensor.numpy() for part, tensor in adapter.items()}
+        for name, adapter in self.personal.items():
+            arrays |= {
+                f"{PERSONAL}/{name}/{part}": tensor.numpy() for part, tensor in adapter.items()
+            }
         return arrays
 
     @classmethod
     def of(cls, values: Mapping[str, Any], arrays: Arrays) -> State:
         """Return the state that has these arrays."""
-        kept: dict[str, Adapter] = {}
+        personal: dict[str, Adapter] = {}
         residuals: Arrays = {}
         for place, array in arrays.items():
             group, _, name = place.partition("/")
@@ -72,8 +74,8 @@ class State:
                 residuals[name] = array
             else:
                 owner, _, part = name.partition("/")
-                kept.setdefault(owner, {})[part] = torch.from_numpy(array)
-        return cls(values["round"], kept, residuals, values["steps"], values["seconds"])
+                personal.setdefault(owner, {})[part] = torch.from_numpy(array)
+        return cls(values["round"], personal, residuals, values["steps"], values["seconds"])
 
 
 class ClientStore:
@@ -123,7 +125,7 @@ class ClientStore:
                 raise self._error(f"the state of round {values['from']} is no longer there")
         return State.of(*self._load(self._place(before))) if before else State()
 
-    def keep(self, state: State, before: State) -> None:
+    def save(self, state: State, before: State) -> None:
         """Store the state after a round that started from ``before``; drop older ones.
 
         Raises
@@ -141,11 +143,11 @@ class ClientStore:
         for number in self._rounds() - {state.round, before.round}:
             self._place(number).unlink(missing_ok=True)
 
-    def once(
+    def memo(
         self, name: str, start: Adapter, training: Callable[[], Adapter]
     ) -> tuple[Adapter, float]:
         """Return what a training gives and its seconds; it is not done again if it was done from
-        this start before (:data:`~potara_flwr.training.local_steps.Once`).
+        this start before (:data:`~potara_flwr.methods.client.Memo`).
 
         Raises
         ------
@@ -160,7 +162,7 @@ class ClientStore:
                 return {part: torch.from_numpy(at) for part, at in arrays.items()}, values[
                     "seconds"
                 ]
-        trained, seconds = each_time(name, start, training)
+        trained, seconds = no_memo(name, start, training)
         self._save(place, {"start": key, "seconds": seconds}, _numpy(trained))
         return trained, seconds
 

@@ -22,10 +22,9 @@ from pydantic import (
 )
 
 from potara_flwr.core.errors import ReplyError, one_line
+from potara_flwr.merging.diagnosis import Diagnosis
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.messages.checking import ROUND, is_whole, shown, some
-from potara_flwr.methods import Outcome
-from potara_flwr.methods.personalization import Personalization
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -115,7 +114,17 @@ class Diagnosed(Entry):
     high: Number
     gain: Number
     noise: Number | None = None
+    """None where it is not finite."""
     warning: Line
+
+    @classmethod
+    def of(cls, found: Diagnosis) -> Diagnosed:
+        """Return what is reported of a diagnosis."""
+        noise = found.noise if math.isfinite(found.noise) else None
+        return cls(
+            favours=found.favours, low=found.low, high=found.high, gain=found.gain, noise=noise,
+            warning=found.warning,
+        )  # fmt: skip
 
 
 class Grid(Entry):
@@ -196,34 +205,6 @@ class Report(Entry):
         if difference := (set(self.accuracy) - set(self.weights or ())) ^ names:
             raise ReplyError(f"accuracy: {some(difference)} missing or not asked for")
 
-    @classmethod
-    def of(cls, outcome: Outcome, optimizer_steps: int, seconds: float) -> Report:
-        """Return what of an outcome may leave the client: numbers, no adapter."""
-        own = outcome.scores["personalized"]
-        scores = {name: score for name, score in outcome.scores.items() if name != "personalized"}
-        personalized = Personalized(accuracy=own.accuracy, loss=own.loss, weight=outcome.weight)
-        if outcome.merge is not None:
-            merged = outcome.merge
-            personalized = personalized.model_copy(
-                update={
-                    "rule": merged.rule,
-                    "fallback": merged.fallback,
-                    "reason": merged.reason,
-                }
-            )
-        return cls(
-            optimizer_steps=optimizer_steps,
-            personalized=personalized,
-            accuracy={name: score.accuracy for name, score in scores.items()},
-            loss={name: score.loss for name, score in scores.items()},
-            seconds=Seconds(
-                training=seconds,
-                local_training=outcome.seconds_local_training,
-                weight=outcome.seconds_weight,
-            ),
-            **(_of_merge(outcome.merge) if outcome.merge is not None else {}),
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it stands in ``results.json``: without what the method does not
         have; the grid is a list of points.
@@ -245,31 +226,6 @@ class Report(Entry):
                 name: value for name, value in entry[group].items() if value is not None
             }
         return entry
-
-
-def _of_merge(merge: Personalization) -> dict[str, Any]:
-    """Return the parts of a report that tell of a merge by evidence."""
-    found = merge.diagnosis
-    points = [score for _, score in merge.grid]
-    return {
-        "traces": Traces(**merge.traces),
-        "bound": Bound(**merge.bound),
-        "weights": merge.weights,
-        "diagnosis": Diagnosed(
-            favours=found.favours,
-            low=found.low,
-            high=found.high,
-            gain=found.gain,
-            noise=found.noise if math.isfinite(found.noise) else None,
-            warning=found.warning,
-        ),
-        "grid": Grid(
-            weight=[weight for weight, _ in merge.grid],
-            accuracy=[score.accuracy for score in points],
-            loss=[score.loss for score in points],
-        ),
-        "svd_error": merge.svd_error,
-    }
 
 
 E = TypeVar("E", bound=Entry)

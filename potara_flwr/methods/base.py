@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.outcome import Outcome, Update
+from potara_flwr.methods.outcome import Outcome, Update, single
 from potara_flwr.models.adapter import Adapter, Kind, kind_of
-from potara_flwr.models.lora import LoraModel
 from potara_flwr.settings.schema import Settings
 from potara_flwr.strategies.lora_averaging import LoraAveraging, round_size
-from potara_flwr.tasks.base import ClientData, Task
+from potara_flwr.tasks.base import ClientData
+from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import Score
 
 
@@ -35,18 +36,6 @@ def share_drawn(settings: Settings) -> float:
     """
     clients = settings.data.num_clients
     return round_size(settings.federation.fraction_train, clients) / clients
-
-
-def single(client: Client, adapter: Adapter, **scores: Score) -> Outcome:
-    """Return the outcome where the personalized model is one adapter."""
-    return Outcome(
-        scores={
-            "initial": client.score(client.model.initial),
-            **scores,
-            "personalized": client.score(adapter),
-        },
-        adapters={"": adapter},
-    )
 
 
 def keep_received(client: Client, received: Adapter) -> Outcome:
@@ -83,10 +72,13 @@ class Method:
     """Whether calibration samples are kept out of the rounds' training."""
     strategy: type[LoraAveraging] = LoraAveraging
 
-    def client(self, model: LoraModel, task: Task, data: ClientData, settings: Settings) -> Client:
-        """Return a client as this method sees it, that has kept nothing yet."""
+    def client(self, bench: Workbench, data: ClientData, **so_far: Any) -> Client:
+        """Return the client with these samples as this method sees it; ``so_far`` is what it has
+        from earlier messages, by the names of :class:`Client`.
+        """
         samples = data.train if self.keeps_calibration_out else data.train_and_calibration
-        return Client(model, task, data, settings, samples)
+        model = bench.model_for(data)
+        return Client(model, bench.task, data, bench.settings, samples, **so_far)
 
     @property
     def averages_all(self) -> bool:

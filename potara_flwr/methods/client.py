@@ -1,9 +1,10 @@
-"""One client as a method sees it."""
+"""One client as a method sees it: model, samples, settings, and what it has so far."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from potara_flwr.core.seeds import derive_seed
@@ -12,12 +13,22 @@ from potara_flwr.models.lora import LoraModel
 from potara_flwr.models.runner import AdapterRunner
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, Task
-from potara_flwr.training.local_steps import Once, Proximal, Score, each_time, evaluate, train
+from potara_flwr.training.local_steps import Proximal, Score, evaluate, train
+
+Memo = Callable[[str, Adapter, Callable[[], Adapter]], tuple[Adapter, float]]
+"""Name of a training, what it starts from, and the training itself → the adapter that it gives, and
+the seconds that it took: now, or when it was done before."""
+
+
+def no_memo(name: str, start: Adapter, training: Callable[[], Adapter]) -> tuple[Adapter, float]:
+    """Train, whatever was done before: the :data:`Memo` that remembers nothing."""
+    began = time.perf_counter()
+    return training(), time.perf_counter() - began
 
 
 @dataclass
 class Client:
-    """One client as a method sees it: model, samples, and what it keeps between the rounds."""
+    """One client as a method sees it."""
 
     model: LoraModel
     task: Task
@@ -25,14 +36,16 @@ class Client:
     settings: Settings
     samples: Samples
     """What it trains on."""
-    kept: dict[str, Adapter] = field(default_factory=dict)
-    """What stays on the client from one message to the next, and is never sent."""
+    personal: dict[str, Adapter] = field(default_factory=dict)
+    """Its personal parameters: what stays on it between messages, and is never sent."""
     steps: int = 0
     """Optimizer steps so far."""
     seconds: float = 0.0
     """Wall-clock time of these steps."""
-    once: Once = each_time
-    """Does a training after the rounds, or remembers what it gave when it was done before."""
+    memo: Memo = no_memo
+    """Remembers trainings after the rounds, where it can."""
+    deadline: float = math.inf
+    """When nobody waits for it any more, by ``time.monotonic()``, in seconds."""
 
     def train(
         self,
@@ -41,6 +54,7 @@ class Client:
         steps: int,
         purpose: tuple[str | int, ...],
         when: str,
+        samples: Samples | None = None,
         model: AdapterRunner | None = None,
         frozen: Collection[str] = (),
         proximal: Proximal | None = None,
@@ -53,6 +67,8 @@ class Client:
             Names the seed of the sample order and dropout.
         when : str
             For the error message, e.g. ``round 2``.
+        samples : Samples, optional
+            What it trains on now; by default what it always does.
         model : AdapterRunner, optional
             Runs the tensors that are trained; by default the base model with one adapter.
         frozen, proximal
@@ -64,32 +80,21 @@ class Client:
             The trained tensors, and the mean loss over the steps.
         """
         began = time.perf_counter()
-        trained = self._train(start, steps, purpose, when, model, frozen, proximal)
-        self.count(steps, time.perf_counter() - began)
-        return trained
-
-    def _train(
-        self,
-        start: Adapter,
-        steps: int,
-        purpose: tuple[str | int, ...],
-        when: str,
-        model: AdapterRunner | None,
-        frozen: Collection[str] = (),
-        proximal: Proximal | None = None,
-    ) -> tuple[Adapter, float]:
-        return train(
+        trained = train(
             model or self.model,
             self.task,
             start,
-            self.samples,
+            self.samples if samples is None else samples,
             self.settings.train,
             steps=steps,
             seed=derive_seed(self.settings.seed, *purpose, self.data.client),
             who=f"client {self.data.client}, {when}",
             frozen=frozen,
             proximal=proximal,
+            deadline=self.deadline,
         )
+        self._count(steps, time.perf_counter() - began)
+        return trained
 
     def train_in_round(
         self,
@@ -113,7 +118,13 @@ class Client:
         )
 
     def train_alone(
-        self, start: Adapter, steps: int, model: AdapterRunner | None = None
+        self,
+        start: Adapter,
+        steps: int,
+        *,
+        purpose: str = "local training",
+        samples: Samples | None = None,
+        model: AdapterRunner | None = None,
     ) -> tuple[Adapter, float]:
         """Take optimizer steps after the rounds, sending nothing, if they were not taken before.
 
@@ -122,19 +133,24 @@ class Client:
         tuple of Adapter and float
             The trained tensors, and the seconds that the steps took.
         """
-        name = "local training"
-        trained, seconds = self.once(
-            name, start, lambda: self._train(start, steps, (name,), name, model)[0]
-        )
-        self.count(steps, seconds)
-        return trained, seconds
+        before = self.steps, self.seconds
 
-    def count(self, steps: int, seconds: float) -> None:
-        """Add optimizer steps and the seconds they took."""
-        self.steps += steps
-        self.seconds += seconds
+        def training() -> Adapter:
+            when = "local training"
+            return self.train(
+                start, steps=steps, purpose=(purpose,), when=when, samples=samples, model=model
+            )[0]
+
+        trained, seconds = self.memo(purpose, start, training)
+        self.steps, self.seconds = before
+        self._count(steps, seconds)
+        return trained, seconds
 
     def score(self, adapter: Adapter, model: AdapterRunner | None = None) -> Score:
         """Return the score of an adapter on this client's test samples."""
         size = self.settings.train.evaluation_batch_size
         return evaluate(model or self.model, self.task, adapter, self.data.test, size)
+
+    def _count(self, steps: int, seconds: float) -> None:
+        self.steps += steps
+        self.seconds += seconds

@@ -1,4 +1,4 @@
-"""The exchange table in words: ``python -m potara_flwr.methods.docs_table`` prints it for the docs."""
+"""The exchange table in words, for the docs (``python -m potara_flwr.methods.docs_table``)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from potara_flwr.core.seeds import generator
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.outcome import Outcome, Update
+from potara_flwr.methods.outcome import Outcome, Update, report_of
 from potara_flwr.methods.two_adapters import Companion, Tensors, weighed
 from potara_flwr.models.adapter import Adapter, lora_pairs
 from potara_flwr.training.local_steps import Score
@@ -24,14 +24,14 @@ def train_individual(client: Client, received: Adapter, server_round: int) -> Up
     trained, loss = client.train_in_round(
         individual(client) | mixer(client), server_round, model=mixed(client, received)
     )
-    client.kept[INDIVIDUAL] = {name: trained[name] for name in client.model.initial}
-    client.kept[MIXER] = {name: trained[name] for name in mixer(client)}
-    return Update(client.kept[INDIVIDUAL], loss)
+    client.personal[INDIVIDUAL] = {name: trained[name] for name in client.model.initial}
+    client.personal[MIXER] = {name: trained[name] for name in mixer(client)}
+    return Update(client.personal[INDIVIDUAL], loss)
 
 
 def individual(client: Client) -> Adapter:
     """Return the individual adapter, the initial one at first."""
-    return client.kept.get(INDIVIDUAL, client.model.initial)
+    return client.personal.get(INDIVIDUAL, client.model.initial)
 
 
 def mixer(client: Client) -> Adapter:
@@ -39,8 +39,8 @@ def mixer(client: Client) -> Adapter:
     the rest of the world, row 1 for the individual adapter. At first it is drawn as a linear layer
     is, U(−1/√in, 1/√in).
     """
-    if MIXER in client.kept:
-        return client.kept[MIXER]
+    if MIXER in client.personal:
+        return client.personal[MIXER]
     draw = generator(client.settings.seed, "mixer")
     drawn = {}
     for a, _ in lora_pairs(client.model.initial):
@@ -74,12 +74,13 @@ def score_mixed(client: Client, received: Adapter) -> Score:
 
 def keep_mixed(client: Client, received: Adapter) -> Outcome:
     """End with the individual adapter, the mixer, and the last rest-of-world adapter."""
+    scores = {
+        "initial": client.score(client.model.initial),
+        "local": client.score(individual(client)),
+        "personalized": score_mixed(client, received),
+    }
     return Outcome(
-        scores={
-            "initial": client.score(client.model.initial),
-            "local": client.score(individual(client)),
-            "personalized": score_mixed(client, received),
-        },
-        adapters={"local": individual(client), "rest-of-world": received},
-        tensors={MIXER: mixer(client)},
+        {"local": individual(client), "rest-of-world": received},
+        report_of(client, scores),
+        {MIXER: mixer(client)},
     )

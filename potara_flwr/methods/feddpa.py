@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from potara_flwr.core.seeds import generator
 from potara_flwr.merging.segment import segment_between
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.outcome import Outcome, Update
+from potara_flwr.methods.outcome import Outcome, Update, report_of
 from potara_flwr.methods.two_adapters import Companion, Tensors, beside, weighed
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.tasks.base import num_samples, take
@@ -28,8 +27,8 @@ def train_local_then_federated(client: Client, received: Adapter, server_round: 
     """FedDPA-T: train the local adapter next to the frozen federated one, and then the federated
     one as FedIT does.
     """
-    client.kept[LOCAL], _ = client.train_in_round(
-        client.kept.get(LOCAL, received),
+    client.personal[LOCAL], _ = client.train_in_round(
+        client.personal.get(LOCAL, received),
         server_round,
         stream="local round",
         model=next_to(client, received),
@@ -47,9 +46,9 @@ def next_to(client: Client, federated: Adapter) -> Companion:
     return Companion(client.model, enter)
 
 
-def keep_pair(client: Client, received: Adapter) -> Outcome:
+def keep_pair(client: Client, received: Adapter, local_training: float | None = None) -> Outcome:
     """End with the last federated adapter and the local one (FedDPA-T)."""
-    local = client.kept.get(LOCAL, received)
+    local = client.personal.get(LOCAL, received)
     began = time.perf_counter()
     by_likeness = ByLikeness(client, received, local)
     seconds = time.perf_counter() - began
@@ -60,14 +59,19 @@ def keep_pair(client: Client, received: Adapter) -> Outcome:
         "personalized": client.score(local, Companion(client.model, by_likeness)),
     }
     weight = 1 - torch.cat(by_likeness.local_weights).mean().item()
-    return Outcome(scores, {"local": local}, weight=weight, seconds_weight=seconds)
+    report = report_of(
+        client, scores, weight=weight, local_training=local_training, weight_seconds=seconds
+    )
+    return Outcome({"local": local}, report)
 
 
 def train_local_after(client: Client, received: Adapter) -> Outcome:
     """FedDPA-F: train the local adapter after the rounds, from the federated one and next to it."""
     steps = client.settings.local.steps
-    client.kept[LOCAL], seconds = client.train_alone(received, steps, next_to(client, received))
-    return replace(keep_pair(client, received), seconds_local_training=seconds)
+    client.personal[LOCAL], seconds = client.train_alone(
+        received, steps, model=next_to(client, received)
+    )
+    return keep_pair(client, received, local_training=seconds)
 
 
 class ByLikeness:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.outcome import Outcome
-from potara_flwr.methods.personalization import local_once, refit_once
+from potara_flwr.methods.local_adapter import refit, train_local
+from potara_flwr.methods.outcome import Outcome, report_of
 from potara_flwr.models.adapter import Adapter
 
 Merge = Callable[[list[Tensor], Tensor, float], Tensor]
@@ -59,23 +59,18 @@ def merge_task_vectors(
 def _merged(
     client: Client, received: Adapter, merge: Callable[[Adapter, list[Adapter]], Adapter]
 ) -> Outcome:
-    model, task, data, settings = client.model, client.task, client.data, client.settings
-    local, before = local_once(model, task, data, received, settings, client.once)
-    local, after = refit_once(model, task, data, local, settings, client.once)
-    client.count(settings.local.steps, before + after)
+    local, before = train_local(client, received)
+    local, after = refit(client, local)
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "merge", data.client))
-        personalized = merge(model.initial, [received, local])
-    seconds_weight = time.perf_counter() - began
-    return Outcome(
-        scores={
-            "initial": client.score(model.initial),
-            "federated": client.score(received),
-            "local": client.score(local),
-            "personalized": client.score(personalized),
-        },
-        adapters={"": personalized, "local": local},
-        seconds_local_training=before + after,
-        seconds_weight=seconds_weight,
-    )
+        torch.manual_seed(derive_seed(client.settings.seed, "merge", client.data.client))
+        personalized = merge(client.model.initial, [received, local])
+    seconds = time.perf_counter() - began
+    scores = {
+        "initial": client.score(client.model.initial),
+        "federated": client.score(received),
+        "local": client.score(local),
+        "personalized": client.score(personalized),
+    }
+    report = report_of(client, scores, local_training=before + after, weight_seconds=seconds)
+    return Outcome({"": personalized, "local": local}, report)

@@ -1,22 +1,188 @@
-"""Potara: the merge of a federated and a local adapter, by the client's own samples."""
+"""Potara: the merge of a federated and a local adapter, by the client's own samples.
 
+Everything here runs on the client, on its own samples; what leaves it are the numbers of the
+report, never an adapter, a sample or a gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from potara_flwr.core.errors import EstimationError
+from potara_flwr.core.seeds import derive_seed
+from potara_flwr.core.stopwatch import Stopwatch
+from potara_flwr.merging.diagnosis import Diagnosis, diagnose
+from potara_flwr.merging.rules import GRID, RULES, Evidence, bootstrap
+from potara_flwr.merging.segment import Segment, Weight, mean_weight, segment_between, truncate
+from potara_flwr.merging.traces import damped, diagonal_fisher, variance_traces
+from potara_flwr.messages.reports import Bound, Diagnosed, Grid, Traces
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.outcome import Outcome
-from potara_flwr.methods.personalization import personalize
+from potara_flwr.methods.local_adapter import refit, train_local
+from potara_flwr.methods.outcome import Outcome, report_of
 from potara_flwr.models.adapter import Adapter
+from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks.base import num_samples
+from potara_flwr.training.gradients import per_sample_gradients
+from potara_flwr.training.local_steps import EVALUATION_BATCH, Score, sample_losses
 
 
-def merge_by_evidence(client: Client, received: Adapter) -> Outcome:
-    """Train the local adapter, choose λ, merge (arXiv 2602.18658)."""
-    found = personalize(
-        client.model, client.task, client.data, received, client.settings, client.once
+def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
+    """Turn the federated adapter into this client's personalized one (arXiv 2602.18658).
+
+    Raises
+    ------
+    TrainingError
+        Local training diverged; names the client and the step.
+    EstimationError
+        A trace or loss behind the mixing weight is not finite; names the client and the adapter.
+    """
+    space = client.settings.merge.space
+    # 1. Local training.
+    halfway, before = train_local(client, federated)
+    clock = Stopwatch()
+
+    # 2. Traces, 3. weight.
+    try:
+        evidence = gather_evidence(client, segment_between(federated, halfway, space))
+        chosen = choose(evidence, client.settings)
+        clock.lap("weight")
+        weights: dict[str, Weight] = {client.settings.merge.rule: chosen.by_rule}
+        weights |= {name: rule(evidence) for name, rule in RULES.items() if name not in weights}
+    except EstimationError as error:
+        raise EstimationError(f"client {client.data.client}: {error}") from None
+
+    # 4. Calibration samples back into training, merge.
+    clock.lap("other rules")
+    local, after = refit(client, halfway)
+    clock.lap("refit")
+    segment = segment_between(federated, local, space)
+    personalized, svd_error = merge(segment, chosen.weight, client.settings)
+    clock.lap("weight")
+
+    # 5. Scores on test data, for the report only.
+    scores, points = score_merges(client, segment, {"personalized": chosen.weight, **weights})
+    oracle = max(range(len(GRID)), key=lambda at: (points[at].accuracy, -points[at].loss))
+    traces = evidence.traces
+    report = report_of(
+        client,
+        scores | {"oracle": points[oracle]},
+        weight=mean_weight(chosen.weight),
+        local_training=before + after,
+        weight_seconds=clock.seconds["weight"],
+        choice={
+            "rule": client.settings.merge.rule,
+            "fallback": chosen.fallback,
+            "reason": chosen.reason,
+        },
+        traces=Traces(**asdict(traces)),
+        bound=Bound(
+            federated=traces.bound(1.0),
+            local=traces.bound(0.0),
+            merged=traces.bound(traces.best_weight()),
+        ),
+        weights={name: mean_weight(weight) for name, weight in weights.items()}
+        | {"oracle": GRID[oracle]},
+        diagnosis=Diagnosed.of(chosen.diagnosis),
+        grid=Grid(
+            weight=list(GRID),
+            accuracy=[score.accuracy for score in points],
+            loss=[score.loss for score in points],
+        ),
+        svd_error=svd_error,
     )
-    client.count(client.settings.local.steps, found.seconds_local_training)
-    return Outcome(
-        scores=found.scores,
-        adapters={"": found.personalized, "local": found.local},
-        weight=found.weight,
-        merge=found,
-        seconds_local_training=found.seconds_local_training,
-        seconds_weight=found.seconds_weight,
+    return Outcome({"": personalized, "local": local}, report)
+
+
+def gather_evidence(client: Client, segment: Segment) -> Evidence:
+    """Make one gradient pass at each adapter over the client's calibration samples.
+
+    Raises
+    ------
+    EstimationError
+        A trace is not finite; names the adapter.
+    """
+    model, task, samples = client.model, client.task, client.data.calibration
+    settings = client.settings.calibration
+    at_federated, at_local = (
+        per_sample_gradients(model, task, end, samples, settings.batch_size)
+        for end in (segment.federated_end, segment.local_end)
     )
+    own_federated = segment.own_factors(at_federated.gradients, "federated")
+    own_local = segment.own_factors(at_local.gradients, "local")
+    return Evidence(
+        traces=variance_traces(own_federated, own_local, settings.damping),
+        fisher_federated=damped(diagonal_fisher(own_federated), settings.damping),
+        fisher_local=damped(diagonal_fisher(own_local), settings.damping),
+        losses_federated=at_federated.losses.double(),
+        losses_local=at_local.losses.double(),
+        slopes_federated=segment.slopes(at_federated.gradients),
+        slopes_local=segment.slopes(at_local.gradients),
+        losses_at=lambda weight: sample_losses(
+            model, task, segment.at(weight), samples, settings.batch_size or EVALUATION_BATCH
+        ),
+        resamples=bootstrap(
+            num_samples(samples), derive_seed(client.settings.seed, "evidence", client.data.client)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weight of the merge that is saved, and why."""
+
+    by_rule: Weight
+    weight: Weight
+    """That of the rule, or 0 or 1 where a single adapter is used instead."""
+    fallback: str
+    """That adapter, or empty."""
+    reason: str
+    """Why it is used, or empty."""
+    diagnosis: Diagnosis
+
+
+def choose(evidence: Evidence, settings: Settings) -> Choice:
+    """Have the rule of the settings choose a weight, and a single adapter in its place where the
+    evidence says that this is better.
+    """
+    by_rule = RULES[settings.merge.rule](evidence)
+    diagnosis = diagnose(evidence, by_rule)
+    fallback = diagnosis.better if settings.merge.fallback and diagnosis.worse else ""
+    reason = diagnosis.words if fallback else ""
+    if settings.federation.rounds == 0:
+        fallback, reason = "local", "no federated round was run: this is the local adapter"
+    weight = float(fallback == "federated") if fallback else by_rule
+    return Choice(by_rule, weight, fallback, reason, diagnosis)
+
+
+def merge(segment: Segment, weight: Weight, settings: Settings) -> tuple[Adapter, float | None]:
+    """Merge at ``weight`` in the space of the settings; also return the error of an SVD, if any."""
+    merged = segment.at(weight)
+    if settings.merge.space == "delta" and settings.merge.svd:
+        return truncate(merged, settings.lora.rank)
+    return merged, None
+
+
+def score_merges(
+    client: Client, segment: Segment, weights: Mapping[str, Weight]
+) -> tuple[dict[str, Score], list[Score]]:
+    """Return the test scores of the single adapters and of the merges at some weights, and those
+    along λ (:data:`GRID`); each merge is scored once.
+    """
+
+    def score_of(weight: Weight) -> Score:
+        return client.score(merge(segment, weight, client.settings)[0])
+
+    score_at = functools.cache(score_of)
+    points = [score_at(point) for point in GRID]
+    scores = {
+        "initial": client.score(client.model.initial),
+        "federated": score_at(1.0),
+        "local": score_at(0.0),
+        **{
+            name: score_of(weight) if isinstance(weight, Mapping) else score_at(weight)
+            for name, weight in weights.items()
+        },
+    }
+    return scores, points

@@ -12,8 +12,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from potara_flwr.core.storage import file_hash, sync, writing
-from potara_flwr.methods import METHODS, Outcome
-from potara_flwr.methods.personalization import Personalization
+from potara_flwr.messages.reports import Report
+from potara_flwr.methods import METHODS, Client, Outcome
 from potara_flwr.models.adapter import Adapter, kind_of
 from potara_flwr.models.lora import LoraModel, save_adapter
 from potara_flwr.models.pretrained import find_model
@@ -26,17 +26,16 @@ RUN_FILE = "run.json"
 """Next to the federated adapter: settings of its run, and its SHA-256."""
 
 
-def save_client(
-    folder: Path, client: int, outcome: Outcome, model: LoraModel, settings: Settings
-) -> None:
+def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
     """Write what a client ends with to ``folder``: the personalized adapter, others below it.
 
     Where the personalized model is no single adapter, ``folder`` holds the parts and a card.
     """
-    cards = {"": client_card(client, outcome, settings)}
+    number, model, settings = client.data.client, client.model, client.settings
+    cards = {"": client_card(number, outcome, settings)}
     with replacing(folder) as target:
         for name, adapter in outcome.adapters.items():
-            card = cards.get(name) or part_card(client, name, outcome)
+            card = cards.get(name) or part_card(number, name, outcome.report)
             _save(target / name, adapter, model, settings, folder / name, card)
         if "" not in outcome.adapters:
             (target / "README.md").write_text(cards[""])
@@ -72,10 +71,11 @@ def client_card(client: int, outcome: Outcome, settings: Settings) -> str:
     """Return the model card of what a client ends with."""
     method = METHODS[settings.method]
     source = f" (arXiv {method.source})" if method.source else ""
+    report, own = outcome.report, outcome.report.personalized
+    rows = [(name, report.accuracy[name], report.loss[name]) for name in method.adapters]
     scores = "\n".join(
-        f"| {name} | {score.accuracy:.4f} | {score.loss:.4f} |"
-        for name, score in outcome.scores.items()
-        if name in (*method.adapters, "personalized")
+        f"| {name} | {accuracy:.4f} | {loss:.4f} |"
+        for name, accuracy, loss in [*rows, ("personalized", own.accuracy, own.loss)]
     )
     parts = ", ".join(name for name in [*outcome.adapters, *outcome.tensors] if name)
     more = f"- what it is made of, in this folder: {parts}\n" if parts else ""
@@ -83,35 +83,38 @@ def client_card(client: int, outcome: Outcome, settings: Settings) -> str:
 
 {method.title}{source}: {method.summary}
 
-{more}{_merge_lines(outcome.merge)}
+{more}{_merge_lines(report)}
 | adapter | test accuracy | test loss |
 |---|---|---|
 {scores}
 """
 
 
-def _merge_lines(merge: Personalization | None) -> str:
-    if merge is None:
+def _merge_lines(report: Report) -> str:
+    own, found, traces = report.personalized, report.diagnosis, report.traces
+    if found is None or traces is None:
         return ""
-    found = merge.diagnosis
-    notes = "".join(f"- {words}\n" for words in (merge.reason, found.warning) if words)
+    notes = "".join(f"- {words}\n" for words in (own.reason, found.warning) if words)
     return f"""- merge: λ · federated + (1 − λ) · local
-- merge rule: {merge.rule}
-- λ, the weight on the federated adapter: {merge.weight:.4f}
+- merge rule: {own.rule}
+- λ, the weight on the federated adapter: {own.weight:.4f}
 - interval of λ from resampling (90 %): {found.low:.2f} to {found.high:.2f}; the evidence favours
   {found.favours}
-{notes}- variance traces: federated a = {merge.traces["federated"]:.6g}, local
-  b = {merge.traces["local"]:.6g}, cross c = {merge.traces["cross"]:.6g}
+{notes}- variance traces: federated a = {traces.federated:.6g}, local
+  b = {traces.local:.6g}, cross c = {traces.cross:.6g}
 """
 
 
-def part_card(client: int, name: str, outcome: Outcome) -> str:
+def part_card(client: int, name: str, report: Report) -> str:
     """Return the model card of an adapter that the personalized one is made of."""
-    score = outcome.scores.get(name)
-    told = score and f"- test accuracy: {score.accuracy:.4f}, test loss: {score.loss:.4f}"
+    scored = (
+        f"- test accuracy: {report.accuracy[name]:.4f}, test loss: {report.loss[name]:.4f}"
+        if name in report.accuracy
+        else ""
+    )
     return f"""# {name.capitalize()} LoRA adapter of client {client}
 
-{told or "- a part of the client's personalized model"}
+{scored or "- a part of the client's personalized model"}
 """
 
 

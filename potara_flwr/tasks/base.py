@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,8 +59,8 @@ class Model(Protocol):
         """
 
 
-class Task(Protocol):
-    """All that the rest of the app knows of what is learned."""
+class Task(ABC):
+    """All that the rest of the app knows of what is learned, with the settings of one run."""
 
     auto_class: str
     """The transformers class that loads the base model, for the model cards."""
@@ -68,18 +69,31 @@ class Task(Protocol):
     that stand next to the pretrained part of the base model.
     """
 
-    def load_base_model(self, settings: Settings) -> nn.Module:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head that all clients start from; 0 where there is no such head."""
+        return 0
+
+    @abstractmethod
+    def load_base_model(self) -> nn.Module:
         """Load the frozen pretrained model."""
 
-    def load_client(self, settings: Settings, client: int) -> ClientData:
+    @abstractmethod
+    def load_client(self, client: int) -> ClientData:
         """Load the samples of client ``client`` (from 0), prepared for the model."""
 
+    @abstractmethod
     def collate(self, samples: Samples) -> Batch:
         """Return a batch as the model takes it, e.g. without columns that are padding only."""
 
+    @abstractmethod
     def losses(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return the loss of each sample of a batch, shape (n,)."""
 
+    @abstractmethod
     def scores(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return each sample's loss and its score from 0 (wrong) to 1 (right), shape (n,) each.
 
@@ -87,9 +101,10 @@ class Task(Protocol):
         """
 
 
-class LogitsTask(Task, Protocol):
+class LogitsTask(Task):
     """A task whose score is read off the same logits as its loss."""
 
+    @abstractmethod
     def correct(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return 1.0 where the prediction is right and 0.0 elsewhere, shape (n,)."""
 

@@ -1,4 +1,4 @@
-"""A client's samples as they are prepared for the model, kept on its own disk.
+"""A client's samples as they are prepared for the model, cached on its own disk.
 
 On a SuperNode every message runs in a process of its own: it finds the tensors of the message
 before, and reads, partitions and tokenizes nothing.
@@ -24,7 +24,7 @@ DECISIVE = {"seed", "task", "model", "data", "calibration"}
 """The groups of settings that decide a client's samples."""
 
 
-def kept_client(folder: Path, task: Task, settings: Settings, client: int, code: str) -> ClientData:
+def cached_client(folder: Path, task: Task, client: int, code: str) -> ClientData:
     """Return the samples of a client from ``folder``; what is not there, or is of other settings,
     other code or changed data files, is prepared, and takes the place of what was there.
 
@@ -39,11 +39,11 @@ def kept_client(folder: Path, task: Task, settings: Settings, client: int, code:
         The client's data cannot be used.
     """
     place = folder / f"client-{client}.safetensors"
-    key = _key(settings, code)
+    key = _key(task.settings, code)
     try:
         return _load(place, key)
     except (OSError, SafetensorError, KeyError, ValueError):
-        data = task.load_client(settings, client)
+        data = task.load_client(client)
         _save(place, key, data)
         return data
 

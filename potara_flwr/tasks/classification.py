@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from potara_flwr.data.clients import ClientRows
+from potara_flwr.data.clients import ClientRows, num_classes
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, LogitsTask, Samples, split_client
 
@@ -19,6 +19,13 @@ class Classification(LogitsTask):
     """Cross-entropy and accuracy of a head that is trained in full next to the LoRA factors."""
 
     head_modules: tuple[str, ...] | None = None
+    content: str
+    """``image`` or ``text``: which column setting names what is classified."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head that all clients start from."""
+        return num_classes(self.settings, self.content)
 
     def collate(self, samples: Samples) -> Samples:
         """Return the samples as they are."""

@@ -25,6 +25,7 @@ from potara_flwr.tasks.base import ClientData, split_client, take
 from potara_flwr.tasks.classification import Classification
 
 NUM_PRETRAINING = 2000
+NUM_CLASSES = 10
 MEAN, STD = 0.1307, 0.3081  # of the MNIST training images, in [0, 1]
 
 
@@ -74,20 +75,27 @@ class Digits(Classification):
 
     auto_class = "AutoModelForImageClassification"
 
-    def load_base_model(self, settings: Settings) -> nn.Module:
+    @property
+    def num_classes(self) -> int:
+        """Ten."""
+        return NUM_CLASSES
+
+    def load_base_model(self) -> nn.Module:
         """Load the vision transformer with its ten-class head."""
-        config = load_config(settings.task.model)
+        model = self.settings.task.model
+        config = load_config(model)
         form = (getattr(config, "image_size", 28), getattr(config, "num_channels", 1))
         if form != (28, 1):
             raise SettingsError(
-                f"task.model is {settings.task.model!r}, for images of {form[0]} pixels and "
+                f"task.model is {model!r}, for images of {form[0]} pixels and "
                 f"{form[1]} channels, but task.name=digits has 28 and one; choose "
                 "task.name=image-classification for other images"
             )
-        return load_image_classifier(settings, num_classes=10)
+        return load_image_classifier(self.settings, NUM_CLASSES)
 
-    def load_client(self, settings: Settings, client: int) -> ClientData:
+    def load_client(self, client: int) -> ClientData:
         """Load the images of one client, rotated and normalized, shape (n, 1, 28, 28)."""
+        settings = self.settings
         indices = split_images()[1][_partition(settings.data, settings.seed)[client]]
         images, labels = load_images()
         samples = {
@@ -101,5 +109,5 @@ class Digits(Classification):
             client,
             **{part: take(samples, at) for part, at in split.items()},
             held_out=settings.calibration.source == "held-out",
-            num_classes=10,
+            num_classes=NUM_CLASSES,
         )

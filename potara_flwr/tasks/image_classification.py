@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
-from potara_flwr.data.clients import Source, client_rows, num_classes
+from potara_flwr.data.clients import Source, client_rows
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.models.base_models import load_image_classifier
 from potara_flwr.models.pretrained import load_config, load_image_processor
-from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples
 from potara_flwr.tasks.classification import Classification, client_data
 
@@ -33,20 +32,21 @@ class ImageClassification(Classification):
     """Classification of images by any model with a head for it."""
 
     auto_class = "AutoModelForImageClassification"
+    content = "image"
 
-    def load_base_model(self, settings: Settings) -> nn.Module:
+    def load_base_model(self) -> nn.Module:
         """Load the model, with a head of as many classes as the data has."""
-        return load_image_classifier(settings, num_classes(settings, "image"))
+        return load_image_classifier(self.settings, self.num_classes)
 
-    def load_client(self, settings: Settings, client: int) -> ClientData:
+    def load_client(self, client: int) -> ClientData:
         """Load the images of one client: bytes (n, channels, height, width), and their scale."""
-        held = client_rows(settings, client, "image")
+        held = client_rows(self.settings, client, self.content)
 
         def prepare(rows: datasets.Dataset, positions: Tensor, labels: Tensor) -> Samples:
-            images = image_samples(rows, positions, held.source, settings.task.model, client)
+            images = image_samples(rows, positions, held.source, self.settings.task.model, client)
             return {**images, "labels": labels}
 
-        return client_data(settings, client, held, prepare)
+        return client_data(self.settings, client, held, prepare)
 
     def collate(self, samples: Samples) -> Samples:
         """Scale and normalize the images: pixel · gain − offset."""

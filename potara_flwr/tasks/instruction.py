@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.models.pretrained import tokenizer_of
-from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, Task, take
 from potara_flwr.tasks.causal import (
     answer_scores,
@@ -25,21 +24,16 @@ from potara_flwr.tasks.text_metrics import METRICS
 
 
 class Instruction(Task):
-    """Prompts with answers, of any kind of question.
-
-    Scoring decodes texts, so an instance scores with the settings it has last loaded a model for.
-    """
+    """Prompts with answers, of any kind of question."""
 
     auto_class = "AutoModelForCausalLM"
     head_modules: tuple[str, ...] = ()
-    settings: Settings
 
-    def load_base_model(self, settings: Settings) -> nn.Module:
+    def load_base_model(self) -> nn.Module:
         """Load the language model."""
-        self.settings = settings
-        return load_causal_lm(settings)
+        return load_causal_lm(self.settings)
 
-    def load_client(self, settings: Settings, client: int) -> ClientData:
+    def load_client(self, client: int) -> ClientData:
         """Load the questions of one client, see :func:`~potara_flwr.tasks.causal.load_client`.
 
         Raises
@@ -47,12 +41,13 @@ class Instruction(Task):
         SettingsError
             Also where the tokenizer has no end-of-text token to end an answer with.
         """
-        if tokenizer_of(settings.task.model)[0].eos_token_id is None:
+        task = self.settings.task
+        if tokenizer_of(task.model)[0].eos_token_id is None:
             raise SettingsError(
-                f"task.model is {settings.task.model!r}, whose tokenizer has no end-of-text token, "
+                f"task.model is {task.model!r}, whose tokenizer has no end-of-text token, "
                 "with which task.name=instruction ends an answer"
             )
-        return load_client(settings, client, instruct=True, score=settings.task.option_score)
+        return load_client(self.settings, client, instruct=True, score=task.option_score)
 
     def collate(self, samples: Samples) -> Batch:
         """Return one row a sample: the prompt with the answer that is trained."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.base_models import load_causal_lm
-from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import Batch, ClientData, LogitsTask, Samples
 from potara_flwr.tasks.causal import answer_scores, batch_of, load_client, log_probabilities
 
@@ -21,13 +20,14 @@ class MultipleChoice(LogitsTask):
     auto_class = "AutoModelForCausalLM"
     head_modules: tuple[str, ...] = ()
 
-    def load_base_model(self, settings: Settings) -> nn.Module:
+    def load_base_model(self) -> nn.Module:
         """Load the language model."""
-        return load_causal_lm(settings)
+        return load_causal_lm(self.settings)
 
-    def load_client(self, settings: Settings, client: int) -> ClientData:
+    def load_client(self, client: int) -> ClientData:
         """Load the questions of one client, see :func:`~potara_flwr.tasks.causal.load_client`."""
-        data = load_client(settings, client, instruct=False, score=settings.task.option_score)
+        score = self.settings.task.option_score
+        data = load_client(self.settings, client, instruct=False, score=score)
         if any(part["labels_open"].any() for part in (data.train, data.calibration, data.test)):
             raise SettingsError(
                 f"client {client}: its data has no options to choose from; name their column with "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.data.clients import Source, client_rows, num_classes
+from potara_flwr.data.clients import Source, client_rows
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.models.base_models import load_text_classifier
 from potara_flwr.models.pretrained import check_length, tokenizer_of
@@ -23,20 +23,21 @@ class TextClassification(Classification):
     """Classification of texts by any model with a head for it."""
 
     auto_class = "AutoModelForSequenceClassification"
+    content = "text"
 
-    def load_base_model(self, settings: Settings) -> nn.Module:
+    def load_base_model(self) -> nn.Module:
         """Load the model, with a head of as many classes as the data has."""
-        return load_text_classifier(settings, num_classes(settings, "text"))
+        return load_text_classifier(self.settings, self.num_classes)
 
-    def load_client(self, settings: Settings, client: int) -> ClientData:
+    def load_client(self, client: int) -> ClientData:
         """Load and tokenize the texts of one client: token ids and attention mask, (n, tokens)."""
-        held = client_rows(settings, client, "text")
+        held = client_rows(self.settings, client, self.content)
 
         def prepare(rows: datasets.Dataset, positions: Tensor, labels: Tensor) -> Samples:
-            samples = text_samples(rows, positions, held.source, settings, client)
+            samples = text_samples(rows, positions, held.source, self.settings, client)
             return by_length({**samples, "labels": labels})
 
-        return client_data(settings, client, held, prepare)
+        return client_data(self.settings, client, held, prepare)
 
     def collate(self, samples: Samples) -> Samples:
         """Cut the columns that are padding for every text of the batch."""

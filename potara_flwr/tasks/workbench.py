@@ -12,60 +12,91 @@ from potara_flwr.settings.groups import RunSettings
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import ClientData
-from potara_flwr.tasks.cache import kept_client
+from potara_flwr.tasks.cache import cached_client
 
 
 class Workbench:
-    """A task, its model, and each client's samples from when they are first asked for."""
+    """A task, its model, and each client's samples from when they are first asked for.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    settings : Settings
+        Of the run, as they hold where the samples are.
+    models : dict, optional
+        Number of classes → base model of the same run: taken from there, and put there.
+    """
+
+    def __init__(self, settings: Settings, models: dict[int, LoraModel] | None = None) -> None:
         self.settings = settings
-        self.task = TASKS[settings.task.name]()
-        self.kept_in: Path | None = None
-        """Where samples are kept for the next process; None where nobody needs them."""
-        self._clients: dict[int, ClientData] = {}
+        self.task = TASKS[settings.task.name](settings)
+        self._models = {} if models is None else models
+        self._clients: dict[tuple[int, Path | None], ClientData] = {}
 
     @functools.cached_property
     def model(self) -> LoraModel:
         """The base model with room for an adapter."""
+        num_classes = self.task.num_classes
+        if num_classes not in self._models:
+            self._models[num_classes] = self._load_model()
+        return self._models[num_classes]
+
+    def _load_model(self) -> LoraModel:
         settings = self.settings
-        base = self.task.load_base_model(settings)
+        base = self.task.load_base_model()
         # What is spread over several GPUs, or quantized, is where it belongs already.
-        placed = settings.model.device_map or settings.model.quantize != "none"
-        device = None if placed else find_device(settings.model)
+        in_place = settings.model.device_map or settings.model.quantize != "none"
+        device = None if in_place else find_device(settings.model)
         model = LoraModel(base, settings.lora, self.task.head_modules, settings.seed, device)
         if settings.model.gradient_checkpointing:
             model.checkpoint_gradients()
         return model
 
-    def model_for(self, client: int) -> LoraModel:
-        """Return the base model with the initial adapter of one client, whose head has the classes
-        of its own data where ``task.head`` is ``local``.
+    def model_for(self, data: ClientData) -> LoraModel:
+        """Return the base model with the initial adapter of the client with these samples, whose
+        head has the classes of its own data where ``task.head`` is ``local``.
         """
-        return self.model_of(self.client(client))
-
-    def model_of(self, data: ClientData) -> LoraModel:
-        """Return the base model with the initial adapter of the client with these samples."""
         if self.settings.task.head == "shared" or not data.num_classes:
             return self.model
         return self.model.with_classes(data.num_classes, self.settings.seed)
 
-    def client(self, client: int) -> ClientData:
-        """Return the samples of a client."""
-        if client not in self._clients:
-            self._clients[client] = (
-                self.task.load_client(self.settings, client)
-                if self.kept_in is None
-                else kept_client(self.kept_in, self.task, self.settings, client, code_version())
+    def client(self, client: int, cache: Path | None = None) -> ClientData:
+        """Return the samples of a client.
+
+        Parameters
+        ----------
+        cache : Path, optional
+            Folder where they are prepared samples for the next process, too
+            (:func:`~potara_flwr.tasks.cache.cached_client`).
+        """
+        if (client, cache) not in self._clients:
+            self._clients[client, cache] = (
+                self.task.load_client(client)
+                if cache is None
+                else cached_client(cache, self.task, client, code_version())
             )
-        return self._clients[client]
+        return self._clients[client, cache]
 
 
-def workbench(settings: Settings) -> Workbench:
-    """Return this process's workbench for ``settings``; a new one only when settings change."""
-    return _workbench(settings.model_copy(update={"run": RunSettings()}))
+def workbench(settings: Settings, run: Settings | None = None) -> Workbench:
+    """Return this process's workbench for ``settings``; what another run has loaded is dropped.
+
+    Parameters
+    ----------
+    settings : Settings
+        Those of the run, or what these are on a node with data of its own.
+    run : Settings, optional
+        Those of the run. All nodes of a run share its base model, and each has its own samples.
+    """
+    settings, run = (
+        one.model_copy(update={"run": RunSettings()}) for one in (settings, run or settings)
+    )
+    benches, models = _of_run(run)
+    if settings not in benches:
+        benches[settings] = Workbench(settings, models)
+    return benches[settings]
 
 
 @functools.lru_cache(maxsize=1)
-def _workbench(settings: Settings) -> Workbench:
-    return Workbench(settings)
+def _of_run(run: Settings) -> tuple[dict[Settings, Workbench], dict[int, LoraModel]]:
+    """Return the workbenches of a run in this process, and the base models they share."""
+    return {}, {}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -53,30 +52,6 @@ class Proximal:
         )
 
 
-Once = Callable[[str, Adapter, Callable[[], Adapter]], tuple[Adapter, float]]
-"""Name of a training, what it starts from, and the training itself → the adapter that it gives, and
-the seconds that it took: now, or when it was done before."""
-
-
-def each_time(name: str, start: Adapter, training: Callable[[], Adapter]) -> tuple[Adapter, float]:
-    """Train, whatever was done before: the :data:`Once` that remembers nothing."""
-    began = time.perf_counter()
-    return training(), time.perf_counter() - began
-
-
-_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Have :func:`train` stop once so many seconds are over: nobody waits for it any more."""
-    token = _deadline.set(time.monotonic() + seconds)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on one thread: sums come in one order, so every runtime gives the same bits."""
@@ -98,7 +73,7 @@ def dropout_on(model: AdapterRunner) -> Iterator[None]:
         model.module.eval()
 
 
-def placed(adapter: Adapter, device: torch.device) -> Adapter:
+def on_device(adapter: Adapter, device: torch.device) -> Adapter:
     """Return an adapter on a device; between messages it is on the CPU."""
     return {name: tensor.to(device) for name, tensor in adapter.items()}
 
@@ -131,6 +106,7 @@ def train(
     who: str,
     frozen: Collection[str] = (),
     proximal: Proximal | None = None,
+    deadline: float = math.inf,
 ) -> tuple[Adapter, float]:
     """Take ``steps`` AdamW steps from ``adapter``; return the new adapter and the mean loss.
 
@@ -144,12 +120,14 @@ def train(
         Names of tensors that stay as they are.
     proximal : Proximal, optional
         A penalty that is added to the loss, but not to the mean that is returned.
+    deadline : float
+        Of the work, by ``time.monotonic()``, in seconds: nobody waits for it after that.
 
     Raises
     ------
     TrainingError
-        The loss or the result is not finite, or the time is over (:func:`time_limit`); names
-        ``who`` and the step.
+        The loss or the result is not finite, or the deadline is over; names ``who``
+        and the step.
     """
     device = device_of(model.module)
     trained = {
@@ -166,7 +144,7 @@ def train(
         for step, indices in enumerate(
             batches(num_samples(samples), settings.batch_size, steps, seed), start=1
         ):
-            if time.monotonic() > _deadline.get():
+            if time.monotonic() > deadline:
                 raise TrainingError(
                     f"{who}: too late, stopped at step {step} of {steps}; raise federation.timeout "
                     "or lower the number of steps"
@@ -204,7 +182,7 @@ def sample_losses(
 ) -> Tensor:
     """Return the loss of each sample, shape (n,), float64."""
     device = device_of(model.module)
-    adapter = placed(adapter, device)
+    adapter = on_device(adapter, device)
     batches = (task.collate(part) for part in parts(samples, batch_size, device))
     losses = [task.losses(model(adapter, batch), batch).double() for batch in batches]
     return torch.cat(losses).cpu()
@@ -220,7 +198,7 @@ def evaluate(
 ) -> Score:
     """Return the mean loss and accuracy of ``adapter`` on ``samples``."""
     device = device_of(model.module)
-    adapted = AdaptedModel(model, placed(adapter, device))
+    adapted = AdaptedModel(model, on_device(adapter, device))
     loss, correct = 0.0, 0.0
     for part in parts(samples, batch_size, device):
         losses, scores = task.scores(adapted, part)

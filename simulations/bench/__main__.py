@@ -79,7 +79,7 @@ def bare_seconds(settings: Settings) -> float:
     """Return the seconds a round takes in a bare PyTorch and peft loop, on one thread."""
     bench = Workbench(settings)
     initial, parameters = bench.model.initial, bench.model.parameters
-    module = get_peft_model(bench.task.load_base_model(settings), bench.model.config)
+    module = get_peft_model(bench.task.load_base_model(), bench.model.config)
     state = {parameters[name]: tensor for name, tensor in initial.items()}
     clients = [bench.client(client).train for client in range(settings.data.num_clients)]
     trained = [p for p in module.parameters() if p.requires_grad]

@@ -22,7 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from potara_flwr.core.seeds import derive_seed
-from potara_flwr.methods.personalization import refit, train_local
+from potara_flwr.methods import METHODS
+from potara_flwr.methods.local_adapter import refit, train_local
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.groups import Value
@@ -211,8 +212,9 @@ def _train(family: Family, bench: Workbench) -> dict[str, torch.Tensor]:
         tensors.update({name: tensor.clone() for name, tensor in names.items()})
 
     def local(data: ClientData, start: Adapter, chosen: Settings) -> tuple[Adapter, Adapter]:
-        halfway = train_local(bench.model, bench.task, data, start, chosen)
-        return halfway, refit(bench.model, bench.task, data, halfway, chosen)
+        client = replace(METHODS["potara"].client(bench, data), settings=chosen)
+        halfway, _ = train_local(client, start)
+        return halfway, refit(client, halfway)[0]
 
     cold = [local(data, bench.model.initial, family.settings("cold")) for data in clients]
     without_refit = family.settings(refit=False)
@@ -224,10 +226,10 @@ def _train(family: Family, bench: Workbench) -> dict[str, torch.Tensor]:
                 keep(f"halfway-{start}-{rounds}", client, halfway)
                 keep(f"{start}-{rounds}", client, end)
             every = replace(data, train=data.train_and_calibration)
-            tuned = train_local(bench.model, bench.task, every, federated, without_refit)
+            tuned, _ = local(every, federated, without_refit)
             keep(f"tuned-{rounds}", client, tuned)
             if family.kept_out and rounds == family.rounds[-1]:
-                adapter = train_local(bench.model, bench.task, data, federated, without_refit)
+                adapter, _ = local(data, federated, without_refit)
                 keep(f"kept-out-{rounds}", client, adapter)
     return tensors
 

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potara_flwr.core.seeds import derive_seed
 from potara_flwr.merging.diagnosis import diagnose
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.merging.segment import Weight, mean_weight, segment_between
-from potara_flwr.methods.personalization import gather_evidence
+from potara_flwr.methods import METHODS, Client
+from potara_flwr.methods.potara import gather_evidence
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import device_of
 from potara_flwr.models.runner import AdaptedModel
 from potara_flwr.tasks.base import ClientData, Samples, num_samples
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients
-from potara_flwr.training.local_steps import one_thread, parts, placed, train
+from potara_flwr.training.local_steps import on_device, one_thread, parts, train
 from simulations.merge_quality.candidates import CANDIDATES, Case
 from simulations.merge_quality.families import STARTS, Adapters, Family, check_settings, decisive
 
@@ -86,20 +86,14 @@ def _measure(
     family: Family, bench: Workbench, adapters: Adapters, start: str, rounds: int, client: int
 ) -> dict[str, Any]:
     data, settings = bench.client(client), bench.settings
+    this = METHODS["potara"].client(bench, data)
     federated = adapters.federated(rounds)
     halfway = segment_between(federated, adapters.halfway(start, rounds, client), "factors")
     segment = segment_between(federated, adapters.local(start, rounds, client), "factors")
     scorer = Scorer(bench, data.test)
 
     began = time.perf_counter()
-    evidence = gather_evidence(
-        bench.model,
-        bench.task,
-        halfway,
-        data.calibration,
-        settings.calibration,
-        derive_seed(settings.seed, "evidence", client),
-    )
+    evidence = gather_evidence(this, halfway)
     seconds_evidence = time.perf_counter() - began
     passes = [
         per_sample_gradients(bench.model, bench.task, adapter, data.calibration).gradients
@@ -158,34 +152,25 @@ def _measure(
         "steps": rounds * settings.train.local_steps + settings.local.steps,
         "initial": scorer(bench.model.initial, None)[1],
         "tuned": scorer(adapters.tuned(rounds, client), None)[1],
-        "kept_out": _kept_out(bench, adapters, start, rounds, data, scorer),
+        "kept_out": _kept_out(this, adapters, start, rounds, scorer),
     }
 
 
 def _kept_out(
-    bench: Workbench,
+    client: Client,
     adapters: Adapters,
     start: str,
     rounds: int,
-    data: ClientData,
     scorer: Scorer,
 ) -> float | None:
     """Return the accuracy of the default rule's merge where local training, warm, never sees the
     calibration samples: the weight is chosen for the very adapter that is merged.
     """
-    local = adapters.kept_out(rounds, data.client)
+    local = adapters.kept_out(rounds, client.data.client)
     if local is None or start == "cold":
         return None
-    settings = bench.settings
     segment = segment_between(adapters.federated(rounds), local, "factors")
-    evidence = gather_evidence(
-        bench.model,
-        bench.task,
-        segment,
-        data.calibration,
-        settings.calibration,
-        derive_seed(settings.seed, "evidence", data.client),
-    )
+    evidence = gather_evidence(client, segment)
     return scorer(segment.at(RULES["excess-loss"](evidence)), None)[1]
 
 
@@ -225,7 +210,7 @@ class Scorer:
     @torch.no_grad()
     def _score(self, adapter: Adapter) -> tuple[Tensor, Tensor]:
         device = device_of(self.bench.model.module)
-        model = AdaptedModel(self.bench.model, placed(adapter, device))
+        model = AdaptedModel(self.bench.model, on_device(adapter, device))
         parted = parts(self.samples, 64, device)
         scored = [self.bench.task.scores(model, part) for part in parted]
         losses, correct = zip(*scored, strict=True)

@@ -7,10 +7,7 @@ from potara_flwr.tasks.workbench import Workbench
 def client_of(settings, client: int = 0) -> Client:
     """Return a client that has kept nothing yet."""
     bench = Workbench(settings)
-    data = bench.client(client)
-    out = METHODS[settings.method].keeps_calibration_out
-    return Client(bench.model, bench.task, data, settings,
-                  data.train if out else data.train_and_calibration)  # fmt: skip
+    return METHODS[settings.method].client(bench, bench.client(client))
 
 
 def moved(client: Client, steps: int = 6, purpose: str = "elsewhere") -> dict:

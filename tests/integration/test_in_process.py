@@ -238,14 +238,14 @@ def test_a_single_class_client_works(tiny, tmp_path):
 
 
 def test_the_base_model_and_the_data_are_loaded_once_a_process(tiny, tmp_path, monkeypatch):
-    workbench_module._workbench.cache_clear()
+    workbench_module._of_run.cache_clear()
     loads = []
     for name in ("load_base_model", "load_client"):
         original = getattr(Digits, name)
 
-        def counted(self, settings, *client, name=name, original=original):
+        def counted(self, *client, name=name, original=original):
             loads.append((name, *client))
-            return original(self, settings, *client)
+            return original(self, *client)
 
         monkeypatch.setattr(Digits, name, counted)
     run(tiny, tmp_path)

@@ -7,7 +7,8 @@ import torch
 
 from potara_flwr.in_process import run_in_process
 from potara_flwr.merging.rules import RULES
-from potara_flwr.methods.personalization import train_local
+from potara_flwr.methods import METHODS
+from potara_flwr.methods.local_adapter import train_local
 from potara_flwr.models.lora import load_adapter
 from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
@@ -79,12 +80,13 @@ def test_measures_say_what_the_apps_say(family, tmp_path):
 def test_the_baselines_are_what_they_say(family, tmp_path):
     one = family()
     adapters = train_family(one, tmp_path / "f")
-    bench = Workbench(one.settings())
+    bench = Workbench(one.settings(refit=False))
     data, federated = bench.client(1), adapters.federated(2)
-    no_refit = one.settings(refit=False)
-    kept_out = train_local(bench.model, bench.task, data, federated, no_refit)
     every = replace(data, train=data.train_and_calibration)
-    tuned = train_local(bench.model, bench.task, every, federated, no_refit)
+    kept_out, tuned = (
+        train_local(METHODS["potara"].client(bench, samples), federated)[0]
+        for samples in (data, every)
+    )
     for ours, theirs in ((adapters.kept_out(2, 1), kept_out), (adapters.tuned(2, 1), tuned)):
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert adapters.kept_out(1, 1) is None

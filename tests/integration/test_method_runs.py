@@ -107,7 +107,7 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run, m
     assert not any(context.state for context in grid.contexts.values())
     for state in states_of(settings, folder, grid):
         assert state.round == rounds
-        assert set(state.kept) == KEPT.get(method, set())
+        assert set(state.personal) == KEPT.get(method, set())
 
     # What is reported: the same steps for every method, and the adapters that there are.
     assert results["method"] == method
@@ -253,9 +253,11 @@ def test_a_reply_of_another_encoding_is_refused_before_it_is_read(run, monkeypat
 
 def test_a_method_is_a_few_functions_and_one_row(run, monkeypatch):
     def train_with_own_head(client, received, server_round):
-        start = received | client.kept.get("head", {})
+        start = received | client.personal.get("head", {})
         adapter, loss = client.train_in_round(start, server_round)
-        client.kept["head"] = {name: adapter[name] for name in adapter if kind_of(name) == "head"}
+        client.personal["head"] = {
+            name: adapter[name] for name in adapter if kind_of(name) == "head"
+        }
         return Update(adapter, loss)
 
     mine = Method(
@@ -265,7 +267,7 @@ def test_a_method_is_a_few_functions_and_one_row(run, monkeypatch):
         keeps="its head",
         summary="Clients share the factors; each keeps a head of its own.",
         adapters=("initial",),
-        personalize=lambda client, received: single(client, received | client.kept["head"]),
+        personalize=lambda client, received: single(client, received | client.personal["head"]),
         train_round=train_with_own_head,
     )
     monkeypatch.setitem(METHODS, "fedper", mine)

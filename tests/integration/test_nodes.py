@@ -218,3 +218,11 @@ def test_digits_take_no_data_of_a_nodes_own(settings, tmp_path):
     (refused,) = results["refused"]
     assert (refused["name"], refused["round"]) == ("clinic-a", 0)
     assert "brings its own images" in refused["reason"]
+
+
+def test_a_state_dir_holds_the_samples_of_its_own_client_alone(settings, tmp_path):
+    configs = [{"name": name} for name in NAMES]
+    configs[1]["state-dir"] = str(tmp_path / "state")
+    run_in_process(settings, named_grid(settings, configs))
+    cached = [file.name for file in (tmp_path / "state" / "data").iterdir()]
+    assert cached == ["client-1.safetensors"]

@@ -9,7 +9,8 @@ import pytest
 from potara_flwr import client_app
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
-from potara_flwr.methods import METHODS, base, personalization
+from potara_flwr.methods import METHODS, potara
+from potara_flwr.methods import client as client_module
 from potara_flwr.results.folder import read_results
 from potara_flwr.server import checkpoint
 from potara_flwr.training import local_steps as training
@@ -119,8 +120,7 @@ def trainings(monkeypatch):
             done.append((who, steps))
         return training.train(*args, steps=steps, who=who, **kwargs)
 
-    for module in (base, personalization):
-        monkeypatch.setattr(module, "train", counted)
+    monkeypatch.setattr(client_module, "train", counted)
     return done
 
 
@@ -135,7 +135,7 @@ def test_no_local_adapter_is_trained_twice(attempt, method, trainings, monkeypat
     trainings.clear()
     # Client 0 dies in the middle, then with everything trained and nothing saved, twice.
     for module, name in (
-        (personalization, "gather_evidence"), (client_app, "save_client"),
+        (potara, "gather_evidence"), (client_app, "save_client"),
         (client_app, "save_client"),
     ):  # fmt: skip
         if name == "gather_evidence" and method != "potara":

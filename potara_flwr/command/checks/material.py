@@ -117,7 +117,7 @@ def check_data(settings: Settings, hub: Hub) -> Check:
         if not hub.cached("dataset", name):
             return _from_hub("data", name, "it is not in the cache", hub)
     try:
-        client = TASKS[settings.task.name]().load_client(settings, 0)
+        client = TASKS[settings.task.name](settings).load_client(0)
     except SettingsError as error:
         return fail("data", str(error), "change that setting, or the data (docs/tasks.md)")
     return ok(

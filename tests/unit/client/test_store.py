@@ -31,32 +31,34 @@ def test_a_round_starts_from_the_newest_state_before_it(store, tmp_path):
     assert store.state(until=5) == State()
     before = State()
     for server_round in (1, 2, 5):
-        store.keep(state_of(server_round), before)
+        store.save(state_of(server_round), before)
         before = store.state(until=server_round)
         assert before.round == server_round
     # The round that is asked for again, a later one, an evaluation of the same one.
     for until, expected in ((4, 2), (5, 5), (9, 5)):
         state = store.state(until)
         assert (state.round, state.steps) == (expected, 10 * expected)
-        assert torch.equal(state.kept["local head"]["h.weight"], torch.full((2, 3), expected * 1.0))
+        assert torch.equal(
+            state.personal["local head"]["h.weight"], torch.full((2, 3), expected * 1.0)
+        )
         assert state.residuals["x"].dtype == "float32"
     names = sorted(place.name for place in (tmp_path / "17" / "2").iterdir())
     assert names == ["round-00002.safetensors", "round-00005.safetensors"]
 
 
 def test_a_round_taken_again_takes_the_place_of_the_first_time(store):
-    store.keep(state_of(1), State())
+    store.save(state_of(1), State())
     one = store.state(until=1)
-    store.keep(state_of(2, 7.0), one)
-    store.keep(state_of(2, 8.0), store.state(until=1))
-    assert store.state(until=2).kept["local head"]["h.weight"][0, 0] == 8.0
+    store.save(state_of(2, 7.0), one)
+    store.save(state_of(2, 8.0), store.state(until=1))
+    assert store.state(until=2).personal["local head"]["h.weight"][0, 0] == 8.0
 
 
 def test_a_state_that_is_gone_is_not_begun_anew(store):
-    store.keep(state_of(1), State())
+    store.save(state_of(1), State())
     assert store.state(until=0) == State()  # round 1 again, which started from nothing
-    store.keep(state_of(2), store.state(until=1))
-    store.keep(state_of(3), store.state(until=2))
+    store.save(state_of(2), store.state(until=1))
+    store.save(state_of(3), store.state(until=2))
     with pytest.raises(StorageError, match="the state of round 1 is no longer there"):
         store.state(until=1)
 
@@ -69,14 +71,14 @@ def test_a_training_is_done_once_for_each_start(store, tmp_path):
         return {"a": start["a"] * 2}
 
     start = {"a": torch.ones(3)}
-    trained, seconds = store.once("local adapter", start, training)
-    again, same_seconds = store_of(tmp_path).once("local adapter", {"a": torch.ones(3)}, training)
+    trained, seconds = store.memo("local adapter", start, training)
+    again, same_seconds = store_of(tmp_path).memo("local adapter", {"a": torch.ones(3)}, training)
     assert len(done) == 1
     assert torch.equal(again["a"], trained["a"])
     assert same_seconds == seconds > 0
     start = {"a": torch.ones(3) * 5}
-    assert store.once("local adapter", start, training)[0]["a"][0] == 10
-    assert store.once("refitted adapter", start, training)[0]["a"][0] == 10
+    assert store.memo("local adapter", start, training)[0]["a"][0] == 10
+    assert store.memo("refitted adapter", start, training)[0]["a"][0] == 10
     assert len(done) == 3
 
 
@@ -103,7 +105,7 @@ def test_a_report_is_that_of_the_same_personalization(store):
     ],
 )
 def test_the_state_of_another_is_never_used(store, tmp_path, other, words):
-    store.keep(state_of(1), State())
+    store.save(state_of(1), State())
     theirs = store_of(tmp_path, **other)
     theirs.folder.mkdir(parents=True, exist_ok=True)
     (place,) = store.folder.iterdir()
@@ -116,31 +118,31 @@ def test_the_state_of_another_is_never_used(store, tmp_path, other, words):
 
 
 def test_run_settings_do_not_make_it_another(store, tmp_path):
-    store.keep(state_of(1), State())
+    store.save(state_of(1), State())
     same = store_of(tmp_path, **{"run.resume": "/somewhere", "run.tracker": "wandb"})
     assert same.state(until=1).round == 1
 
 
 def test_a_damaged_file_is_named(store):
-    store.keep(state_of(1), State())
-    store.once("local adapter", {}, dict)
+    store.save(state_of(1), State())
+    store.memo("local adapter", {}, dict)
     store.finish("key", {})
     for place in store.folder.iterdir():
         place.write_bytes(place.read_bytes()[:-1])
     for ask in (
         lambda: store.state(until=1), lambda: store.report("key"),
-        lambda: store.once("local adapter", {}, dict),
+        lambda: store.memo("local adapter", {}, dict),
     ):  # fmt: skip
         with pytest.raises(StorageError, match=r"client 2: .*safetensors is damaged.*; move"):
             ask()
 
 
 def test_a_full_disk_leaves_the_state_before(store, monkeypatch):
-    store.keep(state_of(1), State())
+    store.save(state_of(1), State())
     with monkeypatch.context() as patch:
         fill_disk(patch, "*round-00002*")
         with pytest.raises(StorageError, match=r"round-00002.* cannot be written \(No space left"):
-            store.keep(state_of(2), store.state(until=1))
+            store.save(state_of(2), store.state(until=1))
     assert store.state(until=2).round == 1
 
 
@@ -149,6 +151,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"file/state cannot be written \(Not a directory\)"):
         check_writable(tmp_path / "file" / "state")
     with pytest.raises(StorageError, match="cannot be written"):
-        store_of(tmp_path / "file").keep(state_of(1), State())
+        store_of(tmp_path / "file").save(state_of(1), State())
     check_writable(tmp_path / "new" / "state")
     assert list((tmp_path / "new" / "state").iterdir()) == []

@@ -73,7 +73,7 @@ def test_a_client_trains_on_the_train_split_and_tests_on_the_test_split(model, t
     settings = settings_of(
         model, **{"data.root": str(root), "data.datasets": "sst2", "data.num-clients": 1}
     )
-    data = MultipleChoice().load_client(settings, 0)
+    data = MultipleChoice(settings).load_client(0)
     assert (num_samples(data.train), num_samples(data.calibration)) == (17, 3)
     assert num_samples(data.test) == 2
     texts = [
@@ -86,10 +86,10 @@ def test_a_client_trains_on_the_train_split_and_tests_on_the_test_split(model, t
 
 def test_both_calibration_sources_keep_the_number_of_tokens_apart(model, root):
     overrides = {"data.root": str(root), "data.datasets": "sst2", "data.num-clients": 1}
-    held_out = MultipleChoice().load_client(settings_of(model, **overrides), 0)
+    held_out = MultipleChoice(settings_of(model, **overrides)).load_client(0)
     assert num_samples(held_out.train_and_calibration) == 20
     overrides["calibration.source"] = "training"
-    training = MultipleChoice().load_client(settings_of(model, **overrides), 0)
+    training = MultipleChoice(settings_of(model, **overrides)).load_client(0)
     assert num_samples(training.train_and_calibration) == num_samples(training.train) == 20
 
 
@@ -113,7 +113,7 @@ def test_both_calibration_sources_keep_the_number_of_tokens_apart(model, root):
 def test_settings_that_do_not_fit_are_one_clear_line(model, root, overrides, words):
     settings = settings_of(model, **{"data.root": str(root), **overrides})
     with pytest.raises(SettingsError) as error:
-        MultipleChoice().load_client(settings, 0)
+        MultipleChoice(settings).load_client(0)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -154,7 +154,7 @@ def test_data_of_ones_own_may_name_the_answer_by_text_or_by_number(model, tmp_pa
     by_text = own(model, tmp_path / "text.parquet", own_rows(), **{"data.split-column": "part"})
     numbered = [row | {"say": OPTIONS.index(row["say"])} for row in own_rows()]
     by_number = own(model, tmp_path / "n.parquet", numbered, **{"data.split-column": "part"})
-    one, two = (MultipleChoice().load_client(each, 0) for each in (by_text, by_number))
+    one, two = (MultipleChoice(each).load_client(0) for each in (by_text, by_number))
     assert num_samples(one.test) == 6
     assert one.train["labels"].unique().tolist() == [0, 1, 2]
     for part in ("train", "calibration", "test"):
@@ -165,13 +165,13 @@ def test_data_of_ones_own_may_name_the_answer_by_text_or_by_number(model, tmp_pa
 def test_data_of_ones_own_without_options_is_answered_freely(model, tmp_path):
     rows = [row | {"say": [row["say"], f"it is {row['say']}"]} for row in own_rows()]
     settings = own(model, tmp_path / "free.parquet", rows, **{"data.options-column": ""})
-    data = Instruction().load_client(settings, 0)
+    data = Instruction(settings).load_client(0)
     assert data.train["labels_open"].all()
     assert (data.train["labels_weights"] > 0).any(2).sum(1).tolist() == [2] * len(
         data.train["labels"]
     )
     with pytest.raises(SettingsError, match=r"client 0: its data has no options.*options-column"):
-        MultipleChoice().load_client(settings, 0)
+        MultipleChoice(settings).load_client(0)
 
 
 def test_clients_of_several_sources_have_each_its_own(model, tmp_path):
@@ -193,8 +193,8 @@ def test_clients_of_several_sources_have_each_its_own(model, tmp_path):
     first, third = (set(shares[client].positions.tolist()) for client in (0, 2))
     assert not first & third
     assert len(first | third) == len(shares[1].positions) == len(rows)
-    assert Instruction().load_client(settings, 1).train["labels_open"].all()
-    assert not Instruction().load_client(settings, 0).train["labels_open"].any()
+    assert Instruction(settings).load_client(1).train["labels_open"].all()
+    assert not Instruction(settings).load_client(0).train["labels_open"].any()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_bad_rows_name_file_column_and_client(model, tmp_path, change, overrides
         change = change | {"say": "red"}
     settings = own(model, tmp_path / "rows.parquet", own_rows(**change), **overrides)
     with pytest.raises(SettingsError) as error:
-        MultipleChoice().load_client(settings, 0)
+        MultipleChoice(settings).load_client(0)
     assert words in str(error.value)
     assert "rows.parquet" in str(error.value)
     assert overrides or str(error.value).startswith("client 0: rows.parquet, row 7, column")

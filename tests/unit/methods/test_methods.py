@@ -111,7 +111,7 @@ def test_fedsa_goes_on_from_its_own_b_and_head_and_the_received_a(tiny):
     assert same_bits(of_kind(kept, "A"), of_kind(others, "A"))
     for kind in ("B", "head"):
         assert same_bits(of_kind(kept, kind), of_kind(again, kind))
-    assert not any(kind_of(name) == "A" for name in client.kept["own"])
+    assert not any(kind_of(name) == "A" for name in client.personal["own"])
 
 
 def test_fedprox_without_a_pull_is_fedit_to_the_bit(tiny):
@@ -163,11 +163,11 @@ def test_feddpa_t_trains_each_adapter_while_the_other_stands_still(tiny):
     sent = run_round(client, received).adapter
     assert same_bits(received, before)
     assert same_bits(sent, plain_round(client, received, 1).adapter)
-    local = client.kept["local"]
+    local = client.personal["local"]
     assert not same_bits(local, received)
     again = run_round(client, moved(client, purpose="other"), 2).adapter
     assert not same_bits(again, sent)
-    assert not same_bits(client.kept["local"], local)
+    assert not same_bits(client.personal["local"], local)
 
 
 def test_feddpa_f_starts_its_local_adapter_from_the_federated_one(tiny):
@@ -176,7 +176,7 @@ def test_feddpa_f_starts_its_local_adapter_from_the_federated_one(tiny):
     outcome = METHODS["feddpa_f"].personalize(client, received)
     assert same_bits(outcome.adapters["local"], received)
     # Two equal adapters are one, whatever their weights.
-    assert outcome.scores["personalized"].loss == pytest.approx(outcome.scores["local"].loss)
+    assert outcome.report.personalized.loss == pytest.approx(outcome.report.loss["local"])
 
 
 def test_feddpa_weighs_both_adapters_and_heads_for_every_sample(tiny):
@@ -239,7 +239,7 @@ def test_fedalt_trains_its_own_adapter_and_mixer_and_not_the_others(tiny):
     assert same_bits(rest, before)
     for name, tensor in sent.items():
         assert not torch.equal(tensor, client.model.initial[name]), name
-    for name, tensor in client.kept[MIXER].items():
+    for name, tensor in client.personal[MIXER].items():
         assert tensor.shape == drawn[name].shape == (2, 16)
         assert not torch.equal(tensor, drawn[name]), name
         assert drawn[name].abs().max() <= 16**-0.5
@@ -302,7 +302,7 @@ def test_merges_of_other_papers_start_from_potaras_two_adapters(tiny):
     locals_ = [outcome.adapters["local"] for outcome in outcomes.values()]
     assert same_bits(locals_[0], locals_[1])
     assert same_bits(locals_[0], locals_[2])
-    scores = [outcome.scores["federated"] for outcome in outcomes.values()]
+    scores = [outcome.report.accuracy["federated"] for outcome in outcomes.values()]
     assert scores[0] == scores[1] == scores[2]
 
 

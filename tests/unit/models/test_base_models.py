@@ -19,7 +19,8 @@ from transformers import (
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.merging.traces import variance_traces
-from potara_flwr.methods.personalization import personalize
+from potara_flwr.methods import METHODS
+from potara_flwr.methods.potara import merge_by_evidence
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.architecture import find_head, target_modules
 from potara_flwr.models.base_models import find_device, load_causal_lm, load_text_classifier
@@ -175,10 +176,10 @@ def test_a_head_of_a_clients_own_classes_shares_the_model(tiny):
     few = ClientData(0, *({**part, "labels": part["labels"] % 3}
                           for part in (data.train, data.calibration, data.test)),
                      held_out=True, num_classes=3)  # fmt: skip
-    bench._clients[0] = few
-    model = bench.model_for(0)
+    bench._clients[0, None] = few
+    model = bench.model_for(few)
     assert model.module is bench.model.module
-    assert bench.model_for(1) is bench.model
+    assert bench.model_for(bench.client(1)) is bench.model
     heads = {name for name in model.initial if kind_of(name) == "head"}
     assert {model.initial[name].shape[0] for name in heads} == {3}
     for name, tensor in bench.model.initial.items():
@@ -187,9 +188,9 @@ def test_a_head_of_a_clients_own_classes_shares_the_model(tiny):
     again = Workbench(bench.settings).model.with_classes(3, bench.settings.seed)
     assert all(torch.equal(again.initial[name], model.initial[name]) for name in heads)
     federated, _ = trained(bench, model=model)
-    outcome = personalize(model, bench.task, few, federated, bench.settings)
-    assert {outcome.personalized[name].shape[0] for name in heads} == {3}
-    assert evaluate(model, bench.task, outcome.personalized, few.test).loss > 0
+    personalized = merge_by_evidence(METHODS["potara"].client(bench, few), federated).adapters[""]
+    assert {personalized[name].shape[0] for name in heads} == {3}
+    assert evaluate(model, bench.task, personalized, few.test).loss > 0
 
 
 def test_padding_is_on_the_right_with_the_end_of_text_where_there_is_nothing_else(tmp_path):
@@ -233,10 +234,10 @@ def test_quantization_says_what_it_lacks(monkeypatch, tiny):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     bench = Workbench(tiny({"model.quantize": "4bit"}))
     with pytest.raises(SettingsError, match="needs a CUDA GPU"):
-        bench.task.load_base_model(bench.settings)
+        bench.task.load_base_model()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SettingsError, match=r"potara-flwr\[quantized\]"):
-        bench.task.load_base_model(bench.settings)
+        bench.task.load_base_model()
 
 
 def test_a_device_map_runs_the_same_model(tiny):

@@ -85,7 +85,7 @@ def test_saving_twice_gives_the_same_files(bench, tmp_path):
 @pytest.mark.parametrize("targets", ["query,v_proj", "proj"])
 def test_a_target_module_the_model_lacks_lists_the_ones_it_has(bench, targets):
     settings = from_flat({"lora.target-modules": targets})
-    base = bench.task.load_base_model(bench.settings)
+    base = bench.task.load_base_model()
     with pytest.raises(SettingsError, match=r"it has .*k_proj.*q_proj") as error:
         LoraModel(base, settings.lora, ("classifier",), seed=0)
     assert "\n" not in str(error.value)

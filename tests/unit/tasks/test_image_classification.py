@@ -51,8 +51,8 @@ def test_a_batch_is_what_the_image_processor_gives(settings_of, tiny_vit, cifar)
     settings = settings_of(
         {"data.partition": "iid", "data.num-clients": 1, "data.train-samples": 0}
     )
-    task = ImageClassification()
-    data = task.load_client(settings, 0)
+    task = ImageClassification(settings)
+    data = task.load_client(0)
     assert data.train["pixel_values"].dtype == torch.uint8
     table = load_table(str(cifar), "", "train")
     processor = ViTImageProcessorPil.from_pretrained(tiny_vit)
@@ -77,7 +77,7 @@ def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_
     settings = settings_of({"data.path": str(tmp_path), "data.test-split": "test"})
     words = r"row 4 has the label 'class 4', which no training sample has; known are class 0, .* 3$"
     with pytest.raises(SettingsError, match=words):
-        ImageClassification().load_client(settings, 0)
+        ImageClassification(settings).load_client(0)
 
 
 def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings_of, tmp_path):
@@ -91,7 +91,7 @@ def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings
     settings = settings_of({"data.path": str(table), "data.num-clients": 1})
 
     def red():
-        data = ImageClassification().load_client(settings, 0)
+        data = ImageClassification(settings).load_client(0)
         return int(max(data.train["pixel_values"].max(), data.test["pixel_values"].max()))
 
     assert red() < 30
@@ -102,7 +102,7 @@ def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings
     lacking.write_text("\n".join(["img,fine_label", *lines, ",a"]))
     settings = settings_of({"data.path": str(lacking), "data.num-clients": 1})
     with pytest.raises(SettingsError, match=r"of the images of client 0, .* there is none"):
-        ImageClassification().load_client(settings, 0)
+        ImageClassification(settings).load_client(0)
 
 
 def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_of, tmp_path):
@@ -115,7 +115,7 @@ def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_o
             rows.append({"file": str(file), "animal": name})
     pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
     one, two = (
-        ImageClassification().load_client(
+        ImageClassification(
             settings_of(
                 {
                     "data.path": str(tmp_path / path),
@@ -123,9 +123,8 @@ def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_o
                     "data.label-column": label,
                     "data.num-clients": 1,
                 }
-            ),
-            0,
-        )
+            )
+        ).load_client(0)
         for path, image, label in (("images", "image", "label"), ("images.csv", "file", "animal"))
     )
     assert num_samples(one.train) == 20
@@ -162,11 +161,11 @@ def test_what_is_no_image_is_one_clear_line(settings_of, tmp_path):
         ("image", "data.image-column is 'image', but table.csv has the columns file"),
     ):
         with pytest.raises(SettingsError, match=words) as error:
-            ImageClassification().load_client(settings_of({**base, "data.image-column": column}), 0)
+            ImageClassification(settings_of({**base, "data.image-column": column})).load_client(0)
         assert "\n" not in str(error.value)
 
 
 def test_a_model_without_an_image_processor_says_so(settings_of, tiny_model):
     with pytest.raises(SettingsError, match="not a readable image processor") as error:
-        ImageClassification().load_client(settings_of({"task.model": str(tiny_model)}), 0)
+        ImageClassification(settings_of({"task.model": str(tiny_model)})).load_client(0)
     assert "\n" not in str(error.value)

@@ -30,7 +30,7 @@ def test_no_image_is_in_two_places(seed):
     settings = from_flat({"seed": seed, "data.shift": "shared"})
     parts = []
     for client in range(8):
-        data = Digits().load_client(settings, client)
+        data = Digits(settings).load_client(client)
         assert num_samples(data.calibration) == 30
         assert 0 < num_samples(data.train) <= 100
         parts += [images_of(data.train), images_of(data.calibration), images_of(data.test)]
@@ -44,7 +44,7 @@ def test_pretraining_images_are_no_clients_images():
     seen = {image.numpy().tobytes() for image in images[pretraining]}
     settings = from_flat({})
     for client in range(8):
-        data = Digits().load_client(settings, client)
+        data = Digits(settings).load_client(client)
         for part in (data.train, data.calibration, data.test):
             upright = torch.rot90(part["pixel_values"], -client % 4, dims=(-2, -1))
             assert not images_of({"pixel_values": upright.contiguous()}) & seen
@@ -55,7 +55,7 @@ def test_conflicting_clients_see_four_rotations_and_shared_ones_one():
     for shift, turns in (("conflicting", [0, 1, 2, 3, 0]), ("shared", [1] * 5)):
         settings = from_flat({"data.shift": shift})
         for client, turn in enumerate(turns):
-            images = Digits().load_client(settings, client).test["pixel_values"]
+            images = Digits(settings).load_client(client).test["pixel_values"]
             back = torch.rot90(images, -turn, dims=(-2, -1)).contiguous()
             assert images_of({"pixel_values": back}) <= upright
 
@@ -72,7 +72,7 @@ def test_the_partition_behind_the_published_numbers_stays(overrides, sizes, dige
     total = hashlib.sha256()
     found = []
     for client in range(8):
-        data = Digits().load_client(settings, client)
+        data = Digits(settings).load_client(client)
         parts = (data.train, data.calibration, data.test)
         found.append(sum(map(num_samples, parts)))
         for part in parts:
@@ -84,7 +84,7 @@ def test_the_partition_behind_the_published_numbers_stays(overrides, sizes, dige
 
 def test_label_skew_follows_alpha():
     def largest_share(alpha):
-        data = Digits().load_client(from_flat({"data.alpha": alpha, "calibration.samples": 5}), 0)
+        data = Digits(from_flat({"data.alpha": alpha, "calibration.samples": 5})).load_client(0)
         counts = torch.bincount(torch.cat([data.train["labels"], data.test["labels"]]))
         return (counts.max() / counts.sum()).item()
 
@@ -93,7 +93,7 @@ def test_label_skew_follows_alpha():
 
 def test_training_calibration_samples_are_training_samples():
     settings = from_flat({"calibration.source": "training"})
-    data = Digits().load_client(settings, 0)
+    data = Digits(settings).load_client(0)
     assert images_of(data.calibration) <= images_of(data.train)
     assert not images_of(data.train) & images_of(data.test)
 
@@ -130,11 +130,11 @@ def test_held_out_calibration_leaves_at_least_one_training_sample():
 
 def test_too_skewed_for_so_many_clients_is_one_clear_line():
     with pytest.raises(SettingsError, match=r"raise data\.alpha"):
-        Digits().load_client(from_flat({"data.alpha": 1e-3, "data.num-clients": 500}), 0)
+        Digits(from_flat({"data.alpha": 1e-3, "data.num-clients": 500})).load_client(0)
 
 
 def test_the_embedded_model_is_small_and_good():
-    model = Digits().load_base_model(Settings())
+    model = Digits(Settings()).load_base_model()
     folder = find_model("digits-vit")
     assert sum(file.stat().st_size for file in __import__("pathlib").Path(folder).iterdir()) <= 2e6
     images, labels = load_images()

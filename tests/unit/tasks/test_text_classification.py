@@ -59,9 +59,8 @@ def settings_of(tiny_bert, tmp_path):
 
 
 def test_every_format_gives_the_same_samples(settings_of, data_file):
-    task = TextClassification()
-    expected = task.load_client(settings_of(), 1)
-    got = task.load_client(settings_of({"data.path": str(data_file)}), 1)
+    expected = TextClassification(settings_of()).load_client(1)
+    got = TextClassification(settings_of({"data.path": str(data_file)})).load_client(1)
     for part in ("train", "calibration", "test"):
         for name, tensor in getattr(expected, part).items():
             assert torch.equal(tensor, getattr(got, part)[name])
@@ -69,8 +68,9 @@ def test_every_format_gives_the_same_samples(settings_of, data_file):
 
 def test_a_client_holds_a_share_of_one_domain_and_tests_on_the_test_rows(settings_of):
     # The label is the row's number mod 3, so count rows by domain: 120 each, two clients a domain.
-    task = TextClassification()
-    clients = [task.load_client(settings_of({"data.train-samples": 0}), k) for k in range(4)]
+    clients = [
+        TextClassification(settings_of({"data.train-samples": 0})).load_client(k) for k in range(4)
+    ]
     sizes = [num_samples(c.train) + num_samples(c.calibration) + num_samples(c.test)
              for c in clients]  # fmt: skip
     assert sizes == [60] * 4
@@ -81,9 +81,10 @@ def test_a_client_holds_a_share_of_one_domain_and_tests_on_the_test_rows(setting
 def test_without_domains_labels_are_skewed(settings_of):
     overrides = {"data.partition": "dirichlet", "data.partition-column": "", "data.alpha": 0.5,
                  "data.split-column": "", "data.train-samples": 0}  # fmt: skip
-    task = TextClassification()
     counts = [
-        torch.bincount(task.load_client(settings_of(overrides), k).train["labels"], minlength=3)
+        torch.bincount(
+            TextClassification(settings_of(overrides)).load_client(k).train["labels"], minlength=3
+        )
         for k in range(4)
     ]
     shares = torch.stack([count / count.sum() for count in counts])
@@ -91,14 +92,16 @@ def test_without_domains_labels_are_skewed(settings_of):
 
 
 def test_test_samples_are_limited(settings_of):
-    task = TextClassification()
-    assert num_samples(task.load_client(settings_of({"data.test-samples": 5}), 0).test) == 5
+    assert (
+        num_samples(TextClassification(settings_of({"data.test-samples": 5})).load_client(0).test)
+        == 5
+    )
 
 
 def test_the_head_is_made_from_the_seed_with_the_classes_of_the_data(settings_of):
-    task = TextClassification()
     first, again, other = (
-        task.load_base_model(settings_of({"seed": seed})).classifier.weight for seed in (0, 0, 1)
+        TextClassification(settings_of({"seed": seed})).load_base_model().classifier.weight
+        for seed in (0, 0, 1)
     )
     assert first.shape == (3, 16)
     assert torch.equal(first, again)
@@ -107,9 +110,9 @@ def test_the_head_is_made_from_the_seed_with_the_classes_of_the_data(settings_of
 
 def test_padding_changes_no_loss_and_no_gradient(settings_of):
     settings = settings_of()
-    task = TextClassification()
-    model = LoraModel(task.load_base_model(settings), settings.lora, task.head_modules, 0)
-    data = task.load_client(settings, 0)
+    task = TextClassification(settings)
+    model = LoraModel(task.load_base_model(), settings.lora, task.head_modules, 0)
+    data = task.load_client(0)
     adapter, _ = train(
         model, task, model.initial, data.train, settings.train, steps=5, seed=0, who="x"
     )
@@ -143,12 +146,11 @@ def test_padding_changes_no_loss_and_no_gradient(settings_of):
     ],
 )
 def test_bad_data_is_one_clear_line(settings_of, overrides, words):
-    task = TextClassification()
-    settings = settings_of(overrides)
+    task = TextClassification(settings_of(overrides))
 
     def load():
-        task.load_base_model(settings)
-        task.load_client(settings, 0)
+        task.load_base_model()
+        task.load_client(0)
 
     with pytest.raises(SettingsError) as error:
         load()
@@ -159,9 +161,9 @@ def test_bad_data_is_one_clear_line(settings_of, overrides, words):
 def test_a_broken_file_is_named(settings_of, tmp_path):
     (tmp_path / "broken.parquet").write_text("this is no parquet")
     with pytest.raises(SettingsError, match=r"broken\.parquet cannot be read"):
-        TextClassification().load_client(
-            settings_of({"data.path": str(tmp_path / "broken.parquet")}), 0
-        )
+        TextClassification(
+            settings_of({"data.path": str(tmp_path / "broken.parquet")})
+        ).load_client(0)
 
 
 def rewritten(settings_of, tmp_path, change, overrides=None):
@@ -176,8 +178,8 @@ def test_labels_may_be_words_in_sorted_order(settings_of, tmp_path):
     def change(table):
         table["label"] = table["label"].map({0: "bad", 1: "so-so", 2: "good"})
 
-    words = TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
-    numbers = TextClassification().load_client(settings_of(), 0)
+    words = TextClassification(rewritten(settings_of, tmp_path, change)).load_client(0)
+    numbers = TextClassification(settings_of()).load_client(0)
     mapped = torch.tensor([0, 2, 1])[numbers.train["labels"]]  # bad, good, so-so
     assert torch.equal(words.train["labels"], mapped)
     assert words.num_classes == 3
@@ -202,7 +204,7 @@ def test_a_bad_row_is_named(settings_of, tmp_path, column, row, value, words):
 
     settings = rewritten(settings_of, tmp_path, change, {"data.train-samples": 0})
     with pytest.raises(SettingsError) as error:
-        TextClassification().load_client(settings, 1)
+        TextClassification(settings).load_client(1)
     assert "\n" not in str(error.value)
     assert words in str(error.value)
 
@@ -212,17 +214,17 @@ def test_one_class_alone_is_an_error(settings_of, tmp_path):
         table["label"] = 1
 
     with pytest.raises(SettingsError, match="all training samples have the label 1"):
-        TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+        TextClassification(rewritten(settings_of, tmp_path, change)).load_client(0)
 
 
 def test_whole_numbers_are_as_many_classes_as_there_are(settings_of, tmp_path):
     def change(table):
         table["label"] += 1
 
-    stars = TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+    stars = TextClassification(rewritten(settings_of, tmp_path, change)).load_client(0)
     assert stars.num_classes == 3
     assert torch.equal(
-        stars.train["labels"], TextClassification().load_client(settings_of(), 0).train["labels"]
+        stars.train["labels"], TextClassification(settings_of()).load_client(0).train["labels"]
     )
 
 
@@ -230,12 +232,12 @@ def test_pairs_of_texts_are_told_apart(settings_of, tmp_path):
     def change(table):
         table["other"] = table["text"].map(lambda text: text.split()[0])
 
-    single = TextClassification().load_client(settings_of(), 0).test
+    single = TextClassification(settings_of()).load_client(0).test
     pair = (
-        TextClassification()
-        .load_client(
-            rewritten(settings_of, tmp_path, change, {"data.text-column": "text+other"}), 0
+        TextClassification(
+            rewritten(settings_of, tmp_path, change, {"data.text-column": "text+other"})
         )
+        .load_client(0)
         .test
     )
     assert pair["attention_mask"].sum() == single["attention_mask"].sum() + len(pair["labels"])
@@ -251,20 +253,20 @@ def test_a_text_longer_than_the_model_takes_says_so(settings_of, tmp_path):
     with pytest.raises(
         SettingsError, match=r"has a text of .* tokens, but .* takes 32; lower data\.max-tokens"
     ):
-        TextClassification().load_client(rewritten(settings_of, tmp_path, change), 0)
+        TextClassification(rewritten(settings_of, tmp_path, change)).load_client(0)
 
 
 def test_tokens_come_from_the_cache_the_second_time(settings_of, monkeypatch):
-    first = TextClassification().load_client(settings_of(), 0)
+    first = TextClassification(settings_of()).load_client(0)
     tokenizer, _ = text_classification.tokenizer_of(settings_of().task.model)
     monkeypatch.setattr(type(tokenizer), "__call__", None)
-    again = TextClassification().load_client(settings_of(), 0)
+    again = TextClassification(settings_of()).load_client(0)
     assert torch.equal(first.train["input_ids"], again.train["input_ids"])
 
 
 def test_evaluation_batches_are_sorted_by_length(settings_of):
     for part in ("train", "calibration", "test"):
-        samples = getattr(TextClassification().load_client(settings_of(), 0), part)
+        samples = getattr(TextClassification(settings_of()).load_client(0), part)
         lengths = samples["attention_mask"].sum(1)
         assert torch.equal(lengths, lengths.sort().values)
 
@@ -280,14 +282,14 @@ def test_each_client_may_have_a_source_of_its_own(settings_of, tmp_path):
         "data.partition-column": "",
     }
     settings = settings_of({**overrides, "task.head": "local"})
-    task = TextClassification()
-    assert [task.load_client(settings, k).num_classes for k in range(4)] == [2, 3, 2, 3]
+    task = TextClassification(settings)
+    assert [task.load_client(k).num_classes for k in range(4)] == [2, 3, 2, 3]
     with pytest.raises(SettingsError, match=r"two\.csv has 2, three\.csv has 3; choose task\.head"):
-        task.load_base_model(settings_of(overrides))
+        TextClassification(settings_of(overrides)).load_base_model()
     with pytest.raises(
         SettingsError, match=r"data\.label-column names 3 values for 2 data sources"
     ):
-        task.load_client(settings_of({**overrides, "data.label-column": "a,b,c"}), 0)
+        TextClassification(settings_of({**overrides, "data.label-column": "a,b,c"})).load_client(0)
 
 
 def test_test_samples_may_come_from_a_split_of_their_own(settings_of, tmp_path):
@@ -297,10 +299,8 @@ def test_test_samples_may_come_from_a_split_of_their_own(settings_of, tmp_path):
         rows.to_csv(tmp_path / "both" / f"{split}.csv", index=False)
     overrides = {"data.path": str(tmp_path / "both"), "data.test-split": "test",
                  "data.split-column": "", "data.train-samples": 0}  # fmt: skip
-    clients = [TextClassification().load_client(settings_of(overrides), k) for k in range(4)]
+    clients = [TextClassification(settings_of(overrides)).load_client(k) for k in range(4)]
     assert sum(num_samples(client.test) for client in clients) == 48
     assert sum(num_samples(client.train_and_calibration) for client in clients) == 192
     with pytest.raises(SettingsError, match="both given"):
-        TextClassification().load_client(
-            settings_of({**overrides, "data.split-column": "split"}), 0
-        )
+        TextClassification(settings_of({**overrides, "data.split-column": "split"})).load_client(0)

@@ -3,7 +3,7 @@
 import pytest
 from clients import client_of
 
-from potara_flwr.client.state import write
+from potara_flwr.client.participant import encode_update
 from potara_flwr.core.errors import TrainingError
 
 
@@ -14,6 +14,6 @@ def test_numbers_that_a_transport_does_not_hold_are_not_sent(tiny):
         large = {name: tensor + 7e4 for name, tensor in initial.items()}
         if transport == "float16":
             with pytest.raises(TrainingError, match=r"beyond .* float16 holds; .*=bfloat16$"):
-                write(client, large, initial, {})
+                encode_update(client, large, initial, {})
         else:
-            write(client, large, initial, {})
+            encode_update(client, large, initial, {})

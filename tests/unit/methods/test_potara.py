@@ -2,33 +2,31 @@
 
 import pytest
 import torch
+from clients import client_of
 
-from potara_flwr.methods import personalization
-from potara_flwr.methods.personalization import personalize, refit, refit_steps, train_local
+from potara_flwr.methods import client as client_module
+from potara_flwr.methods.local_adapter import refit, refit_steps, train_local
+from potara_flwr.methods.potara import merge_by_evidence
 from potara_flwr.tasks.base import join, num_samples
-from potara_flwr.tasks.workbench import Workbench
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """Every call of local training: its steps, its samples, and whom it starts from."""
     calls = []
-    original = personalization.train
+    original = client_module.train
 
     def train(model, task, adapter, samples, settings, *, steps, **kwargs):
         calls.append((steps, samples, adapter))
         return original(model, task, adapter, samples, settings, steps=steps, **kwargs)
 
-    monkeypatch.setattr(personalization, "train", train)
+    monkeypatch.setattr(client_module, "train", train)
     return calls
 
 
 def local_training(tiny, overrides):
-    bench = Workbench(tiny({"local.steps": 6, **overrides}))
-    outcome = personalize(
-        bench.model, bench.task, bench.client(0), bench.model.initial, bench.settings
-    )
-    return bench.client(0), outcome
+    client = client_of(tiny({"local.steps": 6, **overrides}))
+    return client.data, merge_by_evidence(client, client.model.initial)
 
 
 def test_the_calibration_samples_join_after_the_weight_is_chosen(tiny, watched):
@@ -39,7 +37,9 @@ def test_the_calibration_samples_join_after_the_weight_is_chosen(tiny, watched):
     assert num_samples(last) == num_samples(data.train) + num_samples(data.calibration)
     assert torch.equal(last["pixel_values"][num_samples(data.train):],
                        data.calibration["pixel_values"])  # fmt: skip
-    assert any(not torch.equal(outcome.local[name], tensor) for name, tensor in start.items())
+    assert any(
+        not torch.equal(outcome.adapters["local"][name], tensor) for name, tensor in start.items()
+    )
 
 
 def test_a_share_of_zero_keeps_them_out(tiny, watched):
@@ -61,9 +61,10 @@ def test_the_weight_is_that_of_half_way(tiny):
         local_training(tiny, {"local.steps": steps, "local.refit-share": share})[1]
         for steps, share in ((6, 0.5), (3, 0.0))
     )
+    long, short = long.report, short.report
     assert long.weights["excess-loss"] == short.weights["excess-loss"]
     assert long.traces == short.traces
-    assert long.scores["local"] != short.scores["local"]
+    assert long.loss["local"] != short.loss["local"]
 
 
 @pytest.mark.parametrize(("steps", "share", "late"), [(300, 0.5, 150), (5, 0.5, 2), (0, 0.5, 0)])
@@ -73,10 +74,9 @@ def test_all_local_steps_are_taken(tiny, steps, share, late):
 
 
 def test_refit_of_no_steps_is_the_adapter_itself(tiny):
-    bench = Workbench(tiny({"local.refit-share": 0.0, "local.steps": 2}))
-    data = bench.client(0)
-    local = train_local(bench.model, bench.task, data, bench.model.initial, bench.settings)
-    assert refit(bench.model, bench.task, data, local, bench.settings) is local
+    client = client_of(tiny({"local.refit-share": 0.0, "local.steps": 2}))
+    local, _ = train_local(client, client.model.initial)
+    assert refit(client, local)[0] is local
 
 
 def test_joined_texts_are_padded_to_the_longer():

@@ -1,0 +1,37 @@
+"""The local adapter of a method that merges: trained in two parts, before and after the weight is
+chosen.
+"""
+
+from __future__ import annotations
+
+from potara_flwr.methods.client import Client
+from potara_flwr.models.adapter import Adapter
+from potara_flwr.settings.schema import Settings
+
+
+def train_local(client: Client, federated: Adapter) -> tuple[Adapter, float]:
+    """Train the local adapter on the client's own training samples, sending nothing: all of the
+    local steps but those of :func:`refit`. Also return the seconds.
+
+    It starts from the initial adapter (``cold``, the paper) or the federated one (``warm``).
+    """
+    settings = client.settings
+    start = client.model.initial if settings.local.start == "cold" else federated
+    steps = settings.local.steps - refit_steps(settings)
+    return client.train_alone(start, steps, samples=client.data.train)
+
+
+def refit(client: Client, local: Adapter) -> tuple[Adapter, float]:
+    """Take the rest of the local steps, now that the calibration samples have done their work, on
+    training and calibration samples together. Also return the seconds.
+    """
+    steps = refit_steps(client.settings)
+    if steps == 0:
+        return local, 0.0
+    samples = client.data.train_and_calibration
+    return client.train_alone(local, steps, purpose="refit", samples=samples)
+
+
+def refit_steps(settings: Settings) -> int:
+    """Return how many of the local steps are taken after the weight is chosen."""
+    return round(settings.local.refit_share * settings.local.steps)
