@@ -46,10 +46,11 @@ style: $(INSTALLED)  ## mend formatting and what the linter can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-quality: $(INSTALLED)  ## lint, formatting, types
+quality: $(INSTALLED)  ## lint, formatting, types, who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/benchmarks.md (minutes)
 	@$(BIN)/python -m simulations.bench

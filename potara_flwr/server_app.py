@@ -72,7 +72,7 @@ def run(grid: Grid, settings: Settings, run_id: int) -> Path:
             with tracking(settings, folder) as tracker:
                 results = learn(metered, settings, folder, tracker, f"{run_id:020d}")
                 tracker.summarize(final_metrics(results))
-                save_results(folder, results)
+                save_results(folder, results, settings)
     log(INFO, "results: %s", folder)
     return folder
 
@@ -185,7 +185,7 @@ def complete(grid: MeteredGrid, settings: Settings, folder: Path) -> None:
     results["summary"] = summary = summarize(results["clients"])
     results["federated_sha256"] = save_shared(folder, sent, settings, summary)
     results["seconds"] = clock.seconds
-    save_results(folder, results)
+    save_results(folder, results, settings)
 
 
 def without_answers(results: Mapping[str, Any], asked: set[int]) -> dict[str, Any]:
@@ -227,10 +227,15 @@ def save_shared(
     return save_federated(folder / "federated", federated, model, settings, accuracy)
 
 
-def save_results(folder: Path, results: dict[str, Any]) -> None:
-    """Write the report and, last of all, ``results.json``: a folder that has it is finished."""
+def save_results(folder: Path, results: dict[str, Any], settings: Settings) -> None:
+    """Write the report, where it is wanted, and, last of all, ``results.json``: a folder that has
+    it is finished. A report of fewer clients does not stay beside the results of all.
+    """
     with writing(folder):
-        write_report(results, folder)
+        if settings.run.report:
+            write_report(results, folder)
+        else:
+            (folder / "report.html").unlink(missing_ok=True)
     write_results(folder, results)
 
 

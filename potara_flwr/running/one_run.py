@@ -69,7 +69,8 @@ def show(folder: Path, console: Console) -> None:
     results = read_results(folder)
     console.print(client_table(results))
     console.print(summary_table(results))
-    print(f"report: {folder / 'report.html'}")
+    page = folder / "report.html"
+    print(f"report: {page}" if page.exists() else f"report: potara report {folder}")
     print(f"results: {folder}")
 
 

@@ -371,6 +371,11 @@ class RunSettings(Group):
         description="results folder; empty is a new folder in `potara-results` of the home "
         "folder, named by the run id",
     )
+    report: bool = Field(
+        True,
+        description="draw report.html and its figures at the end; without them `potara report` "
+        "draws them later",
+    )
     tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
         "none",
         description="where rounds and the end are logged besides; each is an extra: "

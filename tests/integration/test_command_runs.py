@@ -29,7 +29,7 @@ def potara(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_and_its_report(tiny, tmp_path):
     folder = tmp_path / "out"
-    ran = potara("run", "--results", str(folder), *words_of(tiny()))
+    ran = potara("run", "--results", str(folder), *words_of(tiny({"run.report": True})))
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == f"results: {folder}"
     page, results = (folder / "report.html").read_bytes(), read_results(folder)

@@ -257,7 +257,8 @@ def test_the_base_model_and_the_data_are_loaded_once_a_process(tiny, tmp_path, m
 
 def test_a_rule_is_one_function_and_one_registry_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(RULES, "mine", lambda evidence: 0.25)
-    _, folder, results, _ = run(tiny, tmp_path, {"merge.rule": "mine", "merge.fallback": False})
+    _, folder, results, _ = run(tiny, tmp_path, {"merge.rule": "mine", "merge.fallback": False,
+                                                  "run.report": True})  # fmt: skip
     for client in results["clients"]:
         assert client["personalized"]["weight"] == client["weights"]["mine"] == 0.25
         federated, local, merged = (

@@ -233,18 +233,18 @@ def test_what_is_sent_is_small_and_read_alike_on_both_sides(run, method, transpo
 
 def test_a_reply_of_another_encoding_is_refused_before_it_is_read(run, monkeypatch):
     from potara_flwr import client_app
-    from potara_flwr.client import state as client_state
+    from potara_flwr.client.participant import encode_update
 
     def write(client, adapter, received, residuals):
         settings = client.settings
         if client.data.client == 1:
             federation = settings.federation.model_copy(update={"transport": "float32"})
             client.settings = settings.model_copy(update={"federation": federation})
-        sent = client_state.write(client, adapter, received, residuals)
+        sent = encode_update(client, adapter, received, residuals)
         client.settings = settings
         return sent
 
-    monkeypatch.setattr(client_app, "write", write)
+    monkeypatch.setattr(client_app, "encode_update", write)
     results = run("fedit", {"federation.transport": "bfloat16"})[2]
     assert {item["client"] for item in results["refused"]} == {1}
     assert all("is float32" in item["reason"] for item in results["refused"])
@@ -271,7 +271,7 @@ def test_a_method_is_a_few_functions_and_one_row(run, monkeypatch):
         train_round=train_with_own_head,
     )
     monkeypatch.setitem(METHODS, "fedper", mine)
-    _, folder, results, grid = run("fedper")
+    _, folder, results, grid = run("fedper", {"run.report": True})
     heads = [load_adapter(folder / "clients" / str(client)) for client in range(3)]
     name = "base_model.model.classifier.weight"
     assert not torch.equal(heads[0][name], heads[1][name])

@@ -12,6 +12,7 @@ from potara_flwr.core.errors import RunError, SettingsError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.results.folder import read_results
 from potara_flwr.results.tables import client_table
+from potara_flwr.run_config import from_flat
 
 pytestmark = pytest.mark.integration
 
@@ -37,6 +38,7 @@ def settings(tiny, tmp_path):
 
 
 def test_names_give_the_bits_of_numbers_whoever_joins_first(tiny, settings, tmp_path):
+    settings = from_flat(settings.to_flat() | {"run.report": True})
     grid = named_grid(settings, [{"name": name} for name in reversed(NAMES)])
     folder = run_in_process(settings, grid)
     results = read_results(folder)

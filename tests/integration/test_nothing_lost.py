@@ -17,7 +17,7 @@ from full_disk import fill_disk
 
 from potara_flwr import server_app
 from potara_flwr.client.store import ClientStore
-from potara_flwr.core.errors import PotaraError, RunError, SettingsError, StorageError
+from potara_flwr.core.errors import RunError, SettingsError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.methods import METHODS
 from potara_flwr.models.lora import load_adapter
@@ -218,11 +218,13 @@ def test_a_state_that_is_lost_on_the_way_stands_in_the_results(run, monkeypatch,
 def test_a_state_folder_that_cannot_be_written_is_one_line(run, tmp_path):
     (tmp_path / "file").write_text("")
     places = {2: {"state-dir": str(tmp_path / "file" / "below")}}
-    with pytest.raises(PotaraError) as error:
-        run("run", node_configs=places)
-    assert f"{tmp_path}/file/below cannot be written (Not a directory)" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "run").exists()
+    folder, _ = run("run", node_configs=places)
+    results = read_results(folder)
+    (refused,) = results["refused"]
+    assert (refused["client"], refused["kind"]) == (1, "describe")
+    assert f"{tmp_path}/file/below cannot be written (Not a directory)" in refused["reason"]
+    assert "\n" not in refused["reason"]
+    assert [entry["client"] for entry in results["clients"]] == [0, 2]
 
 
 def test_a_client_whose_disk_is_full_is_named_and_the_run_goes_on(run, monkeypatch):

@@ -82,7 +82,7 @@ def federated(folder):
 
 
 def test_what_clients_send_is_clipped_and_epsilon_is_told(run):
-    folder, results, norms = run("private", PRIVATE)
+    folder, results, norms = run("private", PRIVATE | {"run.report": True})
     assert norms == pytest.approx([0.05] * 6, rel=1e-3)
     epsilon = epsilon_of(2.0, 2, 1e-5)
     assert results["privacy"] == {
@@ -98,7 +98,7 @@ def test_what_clients_send_is_clipped_and_epsilon_is_told(run):
 
 
 def test_seeded_noise_repeats_a_run_and_secret_noise_does_not(run):
-    seeded = PRIVATE | {"privacy.noise": "seeded"}
+    seeded = PRIVATE | {"privacy.noise": "seeded", "run.report": True}
     first, again = (run(name, seeded) for name in ("first", "again"))
     assert first[1]["digest"] == again[1]["digest"]
     assert "no privacy" in (first[0] / "report.html").read_text()
@@ -116,7 +116,7 @@ def test_a_broken_client_does_not_skip_the_round(run):
 
 
 def test_clipping_without_noise_bounds_nothing_and_says_so(run):
-    clipped = PRIVATE | {"privacy.noise-multiplier": 0.0}
+    clipped = PRIVATE | {"privacy.noise-multiplier": 0.0, "run.report": True}
     folder, results, _ = run("clipped", clipped)
     assert results["privacy"]["epsilon"] is None
     assert "no privacy" in (folder / "report.html").read_text()

@@ -28,7 +28,8 @@ GRID = ["lora.rank=2,4", "seed=1,2"]
 def words(tiny):
     """The words of a tiny 2 × 2 sweep."""
     swept = {word.partition("=")[0] for word in GRID}
-    return [word for word in words_of(tiny()) if word.partition("=")[0] not in swept] + GRID
+    all_words = words_of(tiny({"run.report": True}))
+    return [word for word in all_words if word.partition("=")[0] not in swept] + GRID
 
 
 @pytest.fixture(scope="module")
