@@ -51,7 +51,6 @@ def tiny(tiny_model: Path) -> Callable[..., Settings]:
                 "local.steps": 4,
                 "local.start": "cold",
                 "calibration.samples": 6,
-                "run.report": False,
                 **(overrides or {}),
             }
         )

@@ -385,3 +385,11 @@ def test_a_tracked_run_that_cannot_begin_leaves_nothing(tiny, tmp_path):
     with pytest.raises(PotaraError, match=r"task\.model: there is no folder"):
         run_in_process(tiny({**nowhere, "run.results": str(tmp_path / "results")}))
     assert not (tmp_path / "results").exists()
+
+
+def test_a_run_draws_no_report_where_none_is_wanted(tiny, tmp_path):
+    _, folder, results, _ = run(tiny, tmp_path, {"run.report": False})
+    assert len(results["clients"]) == 3
+    names = {file.name for file in folder.iterdir()}
+    assert "results.json" in names
+    assert not names & {"report.html", "figures"}
