@@ -31,7 +31,7 @@ run: $(INSTALLED)  ## run the embedded default through flwr run; prints the resu
 	@$(BIN)/potara run --runtime flwr $(SETTINGS)
 
 deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperNodes (docs/deployment.md)
-	@$(BIN)/potara deploy $(SETTINGS)
+	@$(BIN)/python -m potara_flwr.command.deploy $(SETTINGS)
 
 test: $(INSTALLED)  ## unit and integration tests
 	@$(BIN)/python -m pytest -q -m 'not slow'
