@@ -1,4 +1,4 @@
-# One image for every process of a federation; docker/entrypoint.sh has its roles, docs/docker.md
+# One image for every process of a federation; docker/entrypoint.sh has its roles, docs/guides/deployment.md
 # the rest.
 #
 #   docker build --build-arg TORCH_INDEX_URL=<address> --tag potara-flwr .

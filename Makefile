@@ -1,7 +1,7 @@
 # `make run` and `make test` need Python 3.11, git and make, and set up the rest in .venv.
 #
 #   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.11/bin/python3
-#   SETTINGS  settings of the run (docs/settings.md)   make run SETTINGS="data.shift=shared seed=3"
+#   SETTINGS  settings of the run (docs/reference/settings.md)   make run SETTINGS="data.shift=shared seed=3"
 #   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--find-links wheels"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: $(INSTALLED)  ## run the embedded default through flwr run; prints the results and where they are
 	@$(BIN)/potara run --runtime flwr $(SETTINGS)
 
-deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperNodes (docs/deployment.md)
+deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperNodes (docs/guides/deployment.md)
 	@$(BIN)/python -m potara_flwr.command.deploy $(SETTINGS)
 
 test: $(INSTALLED)  ## unit and integration tests
@@ -52,16 +52,16 @@ quality: $(INSTALLED)  ## lint, formatting, types, who imports whom
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/benchmarks.md (minutes)
+bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/research/benchmarks.md (minutes)
 	@$(BIN)/python -m simulations.bench
 
 faults: $(INSTALLED)  ## kill processes of real federations 20 times; all runs must end well (half an hour)
 	@$(BIN)/python -m simulations.faults
 
-results: $(INSTALLED)  ## docs/merge-quality.md and the README table from stored measures; what lacks is measured
+results: $(INSTALLED)  ## docs/research/merge-quality.md and the README table from stored measures; what lacks is measured
 	@$(BIN)/python -m simulations.merge_quality
 
-methods: $(INSTALLED)  ## docs/results.md from stored runs of all methods; what lacks is run (hours)
+methods: $(INSTALLED)  ## docs/research/results.md from stored runs of all methods; what lacks is run (hours)
 	@$(BIN)/python -m simulations.method_quality
 
 clean:  ## remove .venv and caches

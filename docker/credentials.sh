@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make what a federation's processes identify themselves by, a folder for each, unless it is there:
-# what docs/deployment.md does by hand.
+# what docs/guides/deployment.md does by hand.
 #
 #   credentials.sh FOLDER NODE…
 #

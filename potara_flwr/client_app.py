@@ -94,7 +94,7 @@ def describe(participant: Participant) -> RecordDict:
         raise SettingsError(
             f"stale code: the ServerApp runs version {theirs!s} of potara_flwr, this node "
             f"{code_version()} from {__file__}; stop the SuperLink that was started from there "
-            "and run again (README, 'Stale code')"
+            "and run again (docs/guides/flower.md, 'Stale code')"
         )
     check_writable(participant.state_dir)
     description = Description(

@@ -46,7 +46,7 @@ def personalize_offline(
     out : Path
         A new folder: the personalized adapter as peft loads it, the others below, a model card
         (``README.md``), and the report (``report.json``, an entry of ``clients`` in
-        docs/results.md, whose optimizer steps are those taken here).
+        docs/research/results.md, whose optimizer steps are those taken here).
     client : int, optional
         Which client of the run this is: decides its share of the run's data, and all draws. With
         ``data`` it is by default one that did not take part.

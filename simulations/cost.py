@@ -1,7 +1,8 @@
 """What the language-model presets need in GPU memory and hours, computed.
 
-``python -m simulations.cost`` prints the table of ``docs/language-models.md``. Every row is counted
-at ``data.max-tokens`` and every answer at :data:`ANSWER_TOKENS`, so that all is an upper bound.
+``python -m simulations.cost`` prints the table of ``docs/guides/language-models.md``. Every row is
+counted at ``data.max-tokens`` and every answer at :data:`ANSWER_TOKENS`, so that all is an upper
+bound.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST_OPTIONS = 5
 """Options that a few questions of ARC have."""
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-"""Of a number on its way (docs/methods.md)."""
+"""Of a number on its way (docs/reference/methods.md)."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def need(settings: Settings, shape: Shape) -> Need:
 
 
 def table() -> str:
-    """Return the table of ``docs/language-models.md``."""
+    """Return the table of ``docs/guides/language-models.md``."""
     lines = [
         "| preset | weights | step | gradient pass | scoring | GPU memory | training | scoring "
         "| hours on an A100 | adapter, one way |",

@@ -13,7 +13,7 @@ from threading import Thread
 
 from potara_flwr.command.program import exit_status, parser_of
 
-STORED = Path(__file__).parents[1] / "docs" / "data"
+STORED = Path(__file__).parents[1] / "docs" / "research" / "data"
 
 
 def main(
@@ -47,7 +47,7 @@ def main(
         type=Path,
         default=STORED / folder,
         metavar="FOLDER",
-        help=f"where measures are kept (default: docs/data/{folder})",
+        help=f"where measures are kept (default: docs/research/data/{folder})",
     )
     add(
         "--results",

@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Run the app once and show what came out.
 
-    Settings are those of docs/settings.md, and hold over those of a preset,
+    Settings are those of docs/reference/settings.md, and hold over those of a preset,
     experiment=NAME (a file in conf/experiment). A text with commas or spaces
     stands in quotes of its own: "lora.target-modules='q_proj,k_proj'".
     The exit status is 0 if, and only if, there are results.

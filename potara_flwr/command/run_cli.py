@@ -5,10 +5,10 @@
     potara run experiment=paper
 
 ``experiment`` names a preset in conf/experiment. Settings are ``name=value``, with the names of
-docs/settings.md, and hold over the preset's. Hydra reads them: a text with commas or spaces stands
-in quotes of its own, ``lora.target-modules="'q_proj,k_proj'"``. ``in-process`` calls the apps one
-client after the other in this process; ``flwr`` runs them through ``flwr run``, in parallel on Ray.
-Both give the same bits. The exit status is 0 if, and only if, there are results.
+docs/reference/settings.md, and hold over the preset's. Hydra reads them: a text with commas or
+spaces stands in quotes of its own, ``lora.target-modules="'q_proj,k_proj'"``. ``in-process`` calls
+the apps one client after the other in this process; ``flwr`` runs them through ``flwr run``, in
+parallel on Ray. Both give the same bits. The exit status is 0 if, and only if, there are results.
 """
 
 from __future__ import annotations

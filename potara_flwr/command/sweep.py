@@ -4,11 +4,11 @@
     potara sweep experiment=paper lora.rank=2,4,8 --results results/sweeps/ranks
     potara sweep hydra/launcher=ray lora.rank=2,4,8
 
-Settings are those of ``potara run``, with several values separated by commas.
-Hydra's launcher takes the runs one after the other, or, with ``hydra/launcher=ray``, in parallel on
-this machine or on a Ray cluster (docs/sweeps.md). Each run has a folder in the sweep's. The same
-command continues a sweep that was stopped: finished runs are kept. The exit status is 0 if, and
-only if, every run has results.
+Settings are those of ``potara run``, with several values separated by commas. Hydra's launcher
+takes the runs one after the other, or, with ``hydra/launcher=ray``, in parallel on this machine or
+on a Ray cluster (docs/guides/sweeps.md). Each run has a folder in the sweep's. The same command
+continues a sweep that was stopped: finished runs are kept. The exit status is 0 if, and only if,
+every run has results.
 """
 
 from __future__ import annotations

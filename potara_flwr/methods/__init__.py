@@ -1,6 +1,6 @@
 """The exchange table: what each method sends, what stays on the client, what it costs.
 
-A method is a row here and a few functions in a file of its own (docs/methods.md).
+A method is a row here and a few functions in a file of its own (docs/reference/methods.md).
 """
 
 from potara_flwr.methods.base import Method, keep_received

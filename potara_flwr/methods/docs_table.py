@@ -11,7 +11,7 @@ SIZES = {"A": "r·d_in", "B": "r·d_out", "head": "h"}
 
 
 def exchange_table() -> str:
-    """Return the table of ``docs/methods.md``, one row a method."""
+    """Return the table of ``docs/reference/methods.md``, one row a method."""
     rows = [
         "| `method` | what it does | sent, down and up | numbers sent a round, each way | stays on "
         "the client | rounds | steps of a client | source |",

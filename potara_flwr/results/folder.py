@@ -1,4 +1,4 @@
-"""The results folder and ``results.json`` (schema: docs/run-results.md)."""
+"""The results folder and ``results.json`` (schema: docs/reference/results.md)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ CAPTIONS = {
     "traces-and-bound": "Above, the larger of a and b belongs to the adapter of which the client's "
     "calibration samples are less sure; below, the closed form puts λ* where the bound is lowest, "
     "so the diamond is never above the other two (an open mark on the lower edge is a zero). A "
-    "smaller bound is not a smaller loss: docs/method.md.",
+    "smaller bound is not a smaller loss: docs/research/method.md.",
     "accuracy-per-client": "Personalization pays for a client where its third bar is the highest; "
     "the group on the right is the mean over clients.",
     "accuracy-against-bytes": "Up and to the left is better: the line is what the rounds buy with "

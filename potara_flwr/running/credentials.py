@@ -1,7 +1,7 @@
 """Certificates and keys: a certificate authority, a server's certificate, a key pair for a node.
 
-What ``docs/deployment.md`` does with openssl and ssh-keygen, for one machine: private keys never
-leave the folder they are written to, and only their owner can read them.
+What ``docs/guides/deployment.md`` does with openssl and ssh-keygen, for one machine: private keys
+never leave the folder they are written to, and only their owner can read them.
 """
 
 from __future__ import annotations

@@ -237,8 +237,8 @@ class FederationSettings(Group):
     transport: Literal["float32", "float16", "bfloat16", "int8"] = Field(
         "float16",
         description="how adapters are sent, both ways; `float16` halves the bytes at no cost to "
-        "Potara's accuracy that could be shown (docs/methods.md); `int8` has a scale per tensor "
-        "and error feedback",
+        "Potara's accuracy that could be shown (docs/reference/methods.md); `int8` has a scale "
+        "per tensor and error feedback",
     )
     weighting: Literal["examples", "uniform"] = Field(
         "examples",
@@ -280,7 +280,10 @@ class FederationSettings(Group):
 
 
 class PrivacySettings(Group):
-    """Differential privacy of a client's whole contribution to the rounds (docs/security.md)."""
+    """Differential privacy of a client's whole contribution to the rounds.
+
+    docs/reference/security.md says what it covers.
+    """
 
     clipping_norm: float = Field(
         0.0,
@@ -384,7 +387,7 @@ class RunSettings(Group):
     resume: str = Field(
         "",
         description="results folder of a run that was interrupted: goes on there with the next "
-        "round, all other settings being the same (docs/resume.md)",
+        "round, all other settings being the same (docs/guides/resume.md)",
     )
     personalize_only: str = Field(
         "",

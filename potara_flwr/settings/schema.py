@@ -1,8 +1,9 @@
 """The schema of all settings of a run.
 
 Flower's run config (``[tool.flwr.app.config]``), the command line of ``simulations`` and the table
-in ``docs/settings.md`` hold the same nested keys (``lora.rank``, ``train.learning-rate``) and are
-checked against this schema by tests. :mod:`potara_flwr.run_config` makes settings of flat values.
+in ``docs/reference/settings.md`` hold the same nested keys (``lora.rank``, ``train.learning-rate``)
+and are checked against this schema by tests. :mod:`potara_flwr.run_config` makes settings of flat
+values.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Settings(Group):
     """All settings of a run."""
 
     seed: int = Field(0, ge=0, description="the one seed that decides everything")
-    method: str = Field("potara", description="method: a row of docs/methods.md")
+    method: str = Field("potara", description="method: a row of docs/reference/methods.md")
     task: TaskSettings = TaskSettings()
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
@@ -127,7 +128,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def settings_table() -> str:
-    """Return the table of ``docs/settings.md`` (``python -m potara_flwr.settings.schema``)."""
+    """Return the table of docs/reference/settings.md; ``python -m`` this module prints it."""
     rows = ["| setting | default | allowed | what it is |", "|---|---|---|---|"]
     defaults = Settings().to_flat()
     for name, field in schema():

@@ -121,7 +121,7 @@ def _attempt(job: Job) -> None:
     if len(before) >= MOST_ATTEMPTS:
         raise RunError(
             f"its process died {len(before)} times without a word: out of memory? Give a run more "
-            "of the machine (docs/sweeps.md)"
+            "of the machine (docs/guides/sweeps.md)"
         )
     file.write_text(" ".join([*before, str(os.getpid())]))
 

@@ -4,8 +4,8 @@
     python -m simulations.bench --only message
 
 Every figure is a ratio of two measurements of the same run of this program, taken in turn, so that
-a slow or busy machine slows both. Writes ``docs/benchmarks.md``, where a part that is measured
-alone takes the place of its rows. All of it takes about ten minutes.
+a slow or busy machine slows both. Writes ``docs/research/benchmarks.md``, where a part that is
+measured alone takes the place of its rows. All of it takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "research" / "benchmarks.md"
 CONSOLE = Console()
 NO_EXTRAS: dict[str, Value] = {"federation.fraction-evaluate": 0.0, "local.steps": 1}
 SHORT: dict[str, Value] = {**NO_EXTRAS, "federation.rounds": 6}

@@ -9,7 +9,7 @@ SuperNode, ClientApp) and on Ray (an actor), at moments that the seed draws; kil
 back at growing intervals, runs that failed go on by run.resume. The exit status is 0 if, and only
 if, every run came to its end, with the bits of an undisturbed run where no client was left out of a
 round. Writes faults.json and faults.md to the folder. Takes about half an hour on two cores
-(docs/faults.md).
+(docs/research/faults.md).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def on_screen(header: Sequence[str], rows: Iterator[list[str]]) -> Table:
 
 
 def page(findings: Sequence[Finding], struck: Sequence[Struck]) -> str:
-    """Return both tables as Markdown, as docs/faults.md has them."""
+    """Return both tables as Markdown, as docs/research/faults.md has them."""
     tables = (
         markdown.table(FINDINGS, findings_rows(findings)),
         markdown.table(KILLS, kills_rows(struck)),

@@ -1,14 +1,14 @@
-"""How good each rule for λ is, in every regime: measured, and written to docs/merge-quality.md.
+"""How good each rule for λ is, in every regime; writes docs/research/merge-quality.md.
 
     python -m simulations.merge_quality
     python -m simulations.merge_quality --sentiment-data sentiment4.parquet --sentiment-model model
 
-The measures of every family are stored in ``docs/data/merge-quality``, and the page, its figures
-and the README's table are written from them in seconds. What lacks there is made first: a family's
-adapters are trained once and kept in ``results/merge-quality`` (about twenty minutes a seed on two
-cores), and every rule and candidate is measured on them. A killed run goes on where it was. To make
-all of it anew, remove the stored measures. Sentiment needs a file of the data set (columns text,
-label, split, domain) and a text encoder's folder, named as the stored ones were.
+The measures of every family are stored in ``docs/research/data/merge-quality``, and the page, its
+figures and the README's table are written from them in seconds. What lacks there is made first: a
+family's adapters are trained once and kept in ``results/merge-quality`` (about twenty minutes a
+seed on two cores), and every rule and candidate is measured on them. A killed run goes on where it
+was. To make all of it anew, remove the stored measures. Sentiment needs a file of the data set
+(columns text, label, split, domain) and a text encoder's folder, named as the stored ones were.
 """
 
 from __future__ import annotations

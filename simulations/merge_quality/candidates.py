@@ -1,7 +1,7 @@
 """Closed forms for λ that were tried: each is measured next to the rules that ship.
 
 A candidate sees more than a rule does (:class:`Case`), so that other estimates of the same
-quantities can be compared. What became of each one, and why, stands in ``docs/method.md``.
+quantities can be compared. What became of each one, and why, stands in ``docs/research/method.md``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of docs/merge-quality.md."""
+"""The figures of docs/research/merge-quality.md."""
 
 from __future__ import annotations
 

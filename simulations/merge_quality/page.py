@@ -1,4 +1,4 @@
-"""docs/merge-quality.md and its figures, from the measures."""
+"""docs/research/merge-quality.md and its figures, from the measures."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from simulations.merge_quality.tables import (
 )
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "merge-quality.md"
+PAGE = ROOT / "docs" / "research" / "merge-quality.md"
 README = ROOT / "README.md"
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 DEFAULT_SAMPLES, DEFAULT_ROUNDS = Settings().data.train_samples, Settings().federation.rounds
-IMAGES = ROOT / "docs" / "images"
+IMAGES = ROOT / "docs" / "research" / "images"
 
 
 def readme_table(cases: Cases) -> str:

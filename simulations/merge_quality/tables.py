@@ -1,4 +1,4 @@
-"""The tables of docs/merge-quality.md, and what is said in words beside them."""
+"""The tables of docs/research/merge-quality.md, and what is said in words beside them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What docs/results.md compares: which runs, how they are kept, and the page."""
+"""What docs/research/results.md compares: which runs, how they are kept, and the page."""

@@ -1,13 +1,13 @@
-"""All methods by one protocol on digits and sentiment: run, kept, and written to docs/results.md.
+"""All methods by one protocol on digits and sentiment; writes docs/research/results.md.
 
     python -m simulations.method_quality
     python -m simulations.method_quality --sentiment-data sentiment4.parquet --sentiment-model model
 
-What is needed of every run is kept in ``docs/data/method-quality``, and the page and its figures
-are written from that in seconds. What lacks there is run first, each run as a sweep would make it
-(about a minute of a core for digits, four for sentiment), in ``results/method-quality``. A killed
-program goes on where it was. Sentiment needs a file of the data set (columns text, label, split,
-domain) and a text encoder's folder, named as the stored ones were.
+What is needed of every run is kept in ``docs/research/data/method-quality``, and the page and its
+figures are written from that in seconds. What lacks there is run first, each run as a sweep would
+make it (about a minute of a core for digits, four for sentiment), in ``results/method-quality``. A
+killed program goes on where it was. Sentiment needs a file of the data set (columns text, label,
+split, domain) and a text encoder's folder, named as the stored ones were.
 """
 
 from __future__ import annotations

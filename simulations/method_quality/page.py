@@ -1,4 +1,4 @@
-"""docs/results.md and its figures, from the stored runs."""
+"""docs/research/results.md and its figures, from the stored runs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from simulations.method_quality.studies import (
 )
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "results.md"
-IMAGES = ROOT / "docs" / "images"
+PAGE = ROOT / "docs" / "research" / "results.md"
+IMAGES = ROOT / "docs" / "research" / "images"
 REFERENCE = "potara"
 SEEDS = range(20)
 """More than were ever run; the page has those that are stored."""
@@ -243,7 +243,7 @@ def write_page(stores: Sequence[Store]) -> None:
         f"""# Results: every method
 
 Written by `python -m simulations.method_quality` from stored runs. What each method does, and what
-it sends, stands in [methods.md](methods.md); how Potara's rules for λ compare, in
+it sends, stands in [methods.md](../reference/methods.md); how Potara's rules for λ compare, in
 [merge-quality.md](merge-quality.md).
 
 One protocol for all: the same clients and samples, the same initial adapter, the same optimizer

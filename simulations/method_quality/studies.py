@@ -1,4 +1,4 @@
-"""The runs behind docs/results.md: every method on every benchmark, by one protocol.
+"""The runs behind docs/research/results.md: every method on every benchmark, by one protocol.
 
 A study is a benchmark with one or more settings that change from run to run. The learning rate of
 each method is the best of one grid, by test accuracy at a seed that no table reports.

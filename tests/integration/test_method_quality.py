@@ -1,4 +1,4 @@
-"""docs/results.md: every method on a tiny federation, what is kept of it, and the page."""
+"""docs/research/results.md: every method on a tiny federation, what is kept of it, and the page."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Flower around plain ``flwr run`` (README, Plain Flower): variables, ports, SuperLinks that run.
+"""Flower around plain ``flwr run`` (docs/guides/flower.md): variables, ports, running SuperLinks.
 
 ``potara run --runtime flwr`` and ``make run`` start a SuperLink of their own and meet none of this.
 """
@@ -28,7 +28,7 @@ VARIABLES = (
     "FLWR_HOME",
     "FLWR_TELEMETRY_ENABLED",
 )
-"""Those that the README advises to set."""
+"""Those that docs/guides/flower.md advises to set."""
 
 PROJECT = Path(__file__).parents[3]
 
@@ -39,7 +39,7 @@ def check_variables(environment: Mapping[str, str] = os.environ) -> Check:
         return warn(
             "flwr variables",
             f"{', '.join(missing)} not set",
-            "before a plain flwr run, export them (README, Plain Flower); potara run sets its own",
+            "before a plain flwr run, export them (docs/guides/flower.md); potara run sets its own",
         )
     return ok("flwr variables", "all set")
 
@@ -124,7 +124,7 @@ def check_superlinks(
     project: Path = PROJECT,
     python: str = sys.executable,
 ) -> Iterator[Check]:
-    """Check that no SuperLink would run other code than this project's (README, Stale code)."""
+    """Check that no SuperLink would run other code than this project's (docs/guides/flower.md)."""
     used = environment.get(HTTP_PORT) or LOCAL_PORTS[HTTP_PORT]
     for one in running:
         end = f"kill {one.pid}"

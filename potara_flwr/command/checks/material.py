@@ -119,7 +119,9 @@ def check_data(settings: Settings, hub: Hub) -> Check:
     try:
         client = TASKS[settings.task.name](settings).load_client(0)
     except SettingsError as error:
-        return fail("data", str(error), "change that setting, or the data (docs/tasks.md)")
+        return fail(
+            "data", str(error), "change that setting, or the data (docs/guides/own-data.md)"
+        )
     return ok(
         "data",
         f"client 0 of {settings.data.num_clients} has {num_samples(client.train)} samples for "

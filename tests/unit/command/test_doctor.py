@@ -111,8 +111,8 @@ def test_flowers_variables():
     assert flower.check_variables(everything).state == "ok"
     found = flower.check_variables({**everything, "FLWR_HOME": ""})
     assert (found.state, found.found) == ("warn", "FLWR_HOME not set")
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"`{name}" in readme for name in flower.VARIABLES)
+    page = (ROOT / "docs" / "guides" / "flower.md").read_text()
+    assert all(f"`{name}" in page for name in flower.VARIABLES)
 
 
 def test_the_default_ports_are_flowers(monkeypatch):

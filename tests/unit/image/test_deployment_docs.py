@@ -1,4 +1,4 @@
-"""The commands of docs/deployment.md and its units: every option is one that Flower knows."""
+"""The commands of the deployment guide and its units: every option is one that Flower knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as sup
 
 from potara_flwr.client.node import read_node
 
-DOCS = Path(__file__).parents[3] / "docs"
+GUIDES = Path(__file__).parents[3] / "docs" / "guides"
 PARSERS = {
     "flower-superlink": superlink_parser,
     "flower-superexec": superexec_parser,
@@ -22,7 +22,7 @@ PARSERS = {
 
 def commands(name: str) -> list[str]:
     """Return the calls of a command with options, each as one line."""
-    files = [DOCS / "deployment.md", *sorted((DOCS / "deployment").glob("*.service"))]
+    files = [GUIDES / "deployment.md", *sorted((GUIDES / "deployment").glob("*.service"))]
     text = "\n".join(file.read_text().replace("\\\n", " ") for file in files)
     return re.findall(rf"^(?:ExecStart=/opt/potara/bin/)?{name} (--.*)$", text, re.MULTILINE)
 

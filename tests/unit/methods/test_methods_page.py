@@ -5,7 +5,7 @@ from pathlib import Path
 from potara_flwr.methods import METHODS
 from potara_flwr.methods.docs_table import exchange_table
 
-PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "methods.md"
 
 
 def test_the_page_has_the_generated_table():

@@ -35,7 +35,7 @@ def test_flower_run_config_has_every_setting_with_its_default():
 
 
 def test_the_settings_page_has_the_generated_table():
-    assert settings_table() in (ROOT / "docs" / "settings.md").read_text()
+    assert settings_table() in (ROOT / "docs" / "reference" / "settings.md").read_text()
 
 
 def test_every_setting_is_described():

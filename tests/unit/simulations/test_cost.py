@@ -85,7 +85,7 @@ def test_every_data_set_has_its_number_of_options():
 
 def test_the_table_and_the_headers_say_what_is_computed():
     root = Path(__file__).parents[3]
-    assert table() in (root / "docs/language-models.md").read_text()
+    assert table() in (root / "docs/guides/language-models.md").read_text()
     for preset in PRESETS:
         found = need(compose_settings([f"experiment={preset}"]), LLAMA_3_2_3B)
         header = (root / f"conf/experiment/{preset}.yaml").read_text()
