@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.command.program import exit_status
+from potara_flwr.command.exit_status import at_interrupt, exit_status
 from potara_flwr.running.composition import compose_settings
 from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.flower_cli import environment_of, run_app
@@ -24,10 +24,10 @@ def submit(words: list[str]) -> None:
     console = Console()
     settings = placed(compose_settings(words), None)
     environment = environment_of(Path(os.environ["FLWR_HOME"]))
-    with LiveDisplay(console) as display:
+    with LiveDisplay(console) as display, at_interrupt("the run goes on: flwr stop ends it"):
         folder = run_app(settings, environment, display, "submitted")
     show(folder, console)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: submit(sys.argv[1:]), "the run goes on: flwr stop ends it"))
+    sys.exit(exit_status(lambda: submit(sys.argv[1:])))

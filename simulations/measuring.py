@@ -11,9 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-from potara_flwr.command.program import exit_status, parser_of
+from potara_flwr.command.exit_status import at_interrupt, exit_status
 
 STORED = Path(__file__).parents[1] / "docs" / "research" / "data"
+
+
+def parser_of(name: str, text: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the command line of ``python -m simulations.<name>``, whose module's
+    docstring is its help.
+    """
+    summary, _, rest = (text or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        prog=f"python -m simulations.{name}",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def main(
@@ -36,7 +49,7 @@ def main(
         The command line, if it is not that of this process.
     """
     folder = name.replace("_", "-")
-    parser = parser_of(f"simulations.{name}", text)
+    parser = parser_of(name, text)
     add = parser.add_argument
     add("--seeds", type=int, default=5, help="seeds of digits, from 0 (default: 5)")
     add("--sentiment-seeds", type=int, default=2, help="seeds of sentiment (default: 2)")
@@ -59,7 +72,12 @@ def main(
     cores = os.cpu_count() or 1
     add("--workers", type=int, default=cores, help="processes (default: all cores)")
     args = parser.parse_args(arguments)
-    return exit_status(lambda: measure(args), at_interrupt="the same command continues")
+
+    def work() -> None:
+        with at_interrupt("the same command continues"):
+            measure(args)
+
+    return exit_status(work)
 
 
 @contextmanager

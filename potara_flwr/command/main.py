@@ -15,11 +15,14 @@ import typer
 import typer.core
 
 from potara_flwr import __version__
+from potara_flwr.command.compare import compare
+from potara_flwr.command.deploy import deploy
 from potara_flwr.command.doctor import doctor
+from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
 from potara_flwr.command.personalize import personalize
-from potara_flwr.command.program import INTERRUPTED, exit_status, interrupted
 from potara_flwr.command.report import report
 from potara_flwr.command.run import run
+from potara_flwr.command.sweep import sweep
 
 
 class PlainCommand(typer.core.TyperCommand):
@@ -37,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (run, report, personalize, doctor):
+for subcommand in (run, sweep, compare, deploy, personalize, report, doctor):
     app.command(cls=PlainCommand)(subcommand)
 
 

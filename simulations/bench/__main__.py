@@ -32,7 +32,7 @@ from peft import get_peft_model
 from rich.console import Console
 from safetensors.torch import save_file
 
-from potara_flwr.command.program import exit_status, parser_of
+from potara_flwr.command.exit_status import exit_status
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.models.pretrained import find_model
 from potara_flwr.results.folder import read_results
@@ -45,6 +45,7 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
+from simulations.measuring import parser_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "research" / "benchmarks.md"
 CONSOLE = Console()
@@ -286,7 +287,7 @@ def with_rows(page: str, rows: list[Row]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
-    parser = parser_of("simulations.bench", __doc__)
+    parser = parser_of("bench", __doc__)
     parser.add_argument(
         "--repeats", type=int, default=3, help="repeats of each runtime (default: 3)"
     )

@@ -15,7 +15,6 @@ round. Writes faults.json and faults.md to the folder. Takes about half an hour 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections import deque
@@ -24,9 +23,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from potara_flwr.command.deploy import interrupt
-from potara_flwr.command.program import exit_status, parser_of
+from potara_flwr.command.exit_status import exit_status
 from potara_flwr.core.errors import SettingsError
+from potara_flwr.running.processes import interrupt_on_sigterm
 from simulations.faults.diary import Diary
 from simulations.faults.disturbing import Disturber
 from simulations.faults.here import Finding, faults_in_one_process
@@ -41,11 +40,12 @@ from simulations.faults.table import (
     on_screen,
 )
 from simulations.faults.worlds import World, actors, real_processes
+from simulations.measuring import parser_of
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = parser_of("simulations.faults", __doc__)
+    parser = parser_of("faults", __doc__)
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="draws what and when (default: 0)")
     parser.add_argument(
@@ -98,7 +98,7 @@ def faults(diary: Diary, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit status."""
     args = parse_arguments(arguments)
-    signal.signal(signal.SIGTERM, interrupt)
+    interrupt_on_sigterm()
     folder = args.results or Path("results") / f"faults-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     diary = Diary(folder.expanduser().absolute(), args.kills, args.seed)
     return exit_status(lambda: keep(diary))

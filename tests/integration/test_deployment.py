@@ -109,7 +109,7 @@ def test_private_keys_are_for_their_owner_alone(running):
 def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
     before = own_processes()
     with subprocess.Popen(
-        [sys.executable, "-m", "potara_flwr.command.deploy", "--nodes", "1", "--results",
+        [sys.executable, "-m", "potara_flwr.command", "deploy", "--nodes", "1", "--results",
          str(tmp_path / "run")],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -27,7 +27,7 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     place = ["--results", str(results)] if results else []
     return subprocess.run(
-        [sys.executable, "-m", "potara_flwr.command.run_cli", "--runtime", "flwr", *place,
+        [sys.executable, "-m", "potara_flwr.command", "run", "--runtime", "flwr", *place,
          *words_of(settings), *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from run_words import words_of
 
-from potara_flwr.command.sweep import main
+from potara_flwr.command.main import main
 from potara_flwr.results.folder import read_results
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ def words(tiny):
 def undisturbed(words, tmp_path_factory):
     """The folder of the sweep, run to its end in one go."""
     sweep = tmp_path_factory.mktemp("sweeps") / "undisturbed"
-    assert main(["-m", *words, "--results", str(sweep)]) == 0
+    assert main(["sweep", "-m", *words, "--results", str(sweep)]) == 0
     return sweep
 
 
@@ -50,7 +50,7 @@ def digests(sweep):
 def start(words, sweep, **environment):
     """Start a sweep in a process of its own, in which nothing of this one's is left."""
     return subprocess.Popen(
-        [sys.executable, "-m", "potara_flwr.command.sweep", *words, "--results", str(sweep)],
+        [sys.executable, "-m", "potara_flwr.command", "sweep", *words, "--results", str(sweep)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_sweep_has_a_whole_run_for_each_combination(words, undisturbed, capsys
         "lora.rank=2,seed=1", "lora.rank=2,seed=2", "lora.rank=4,seed=1", "lora.rank=4,seed=2"
     ]  # fmt: skip
     assert all((folder / "report.html").is_file() for folder in folders)
-    assert main([*words, "--results", str(undisturbed)]) == 0
+    assert main(["sweep", *words, "--results", str(undisturbed)]) == 0
     out = capsys.readouterr().out
     assert "runs: 0 done, 4 kept, 0 failed" in out
     assert out.strip().splitlines()[-1] == f"results: {undisturbed}"
@@ -145,7 +145,7 @@ def test_a_failing_run_is_shown_and_the_others_go_on(words, tmp_path, capsys, mo
     words = [word for word in words if not word.startswith(("calibration.samples", *GRID))]
     words += ["lora.rank=2", "seed=1", "calibration.samples=5000,6"]
     sweep = tmp_path / "failing"
-    assert main([*words, "--results", str(sweep)]) == 1
+    assert main(["sweep", *words, "--results", str(sweep)]) == 1
     captured = capsys.readouterr()
     (line,) = {line for line in captured.err.splitlines() if line.startswith("failed: ")}
     assert line.startswith("failed: calibration.samples=5000: calibration.samples is 5000, more")
@@ -159,7 +159,7 @@ def test_a_failing_run_is_shown_and_the_others_go_on(words, tmp_path, capsys, mo
     shutil.rmtree(done.parent)
     with monkeypatch.context() as patch:
         patch.setattr("potara_flwr.sweeps.jobs.run_displayed", lambda *_: {}["missing"])
-        assert main([*words, "--results", str(sweep)]) == 1
+        assert main(["sweep", *words, "--results", str(sweep)]) == 1
     assert "failed: calibration.samples=6: KeyError: 'missing'" in capsys.readouterr().err
-    assert main([*words, "--results", str(sweep)]) == 1
+    assert main(["sweep", *words, "--results", str(sweep)]) == 1
     assert "runs: 1 done, 0 kept, 1 failed" in capsys.readouterr().out

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from potara_flwr import __version__
 from potara_flwr.command import main as command
-from potara_flwr.command.program import TRACEBACK
+from potara_flwr.command.exit_status import TRACEBACK
 from potara_flwr.command.run import setting_names
 from potara_flwr.core.errors import PotaraError
 from potara_flwr.results.folder import write_results
-from potara_flwr.running.composition import compose_settings
+from potara_flwr.running.composition import compose_settings, compose_sweep
 
 ROOT = Path(__file__).parents[3]
 GROUP = typer.main.get_command(command.app)
@@ -54,7 +54,8 @@ def test_help_fits_a_screen_and_its_examples_can_be_read(words):
         assert words in ((), (name,))
         # Reads and converts every word, and does nothing.
         read = GROUP.commands[name].make_context(name, list(rest))
-        compose_settings(read.params.get("settings") or [])
+        compose = compose_sweep if name == "sweep" else compose_settings
+        compose(read.params.get("settings") or [])
 
 
 def test_all_subcommands_have_a_line_of_their_own():
@@ -132,24 +133,47 @@ def test_ctrl_c_is_one_line_and_130(run_raises, capsys):
     assert capsys.readouterr().err == "error: stopped by the user\n"
 
 
-def test_simulations_run_is_potara_run(monkeypatch):
-    from potara_flwr.command import run_cli as run
-    from potara_flwr.running import one_run as running
+def test_ctrl_c_on_a_sweep_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
 
+    monkeypatch.setattr("potara_flwr.sweeps.one_sweep.sweep_and_show", interrupted)
+    assert command.main(["sweep", "seed=1,2"]) == 130
+    line = "error: stopped by the user; the same command continues\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [
+        ("run", "running.one_run.run_and_show"),
+        ("sweep", "sweeps.one_sweep.sweep_and_show"),
+        ("deploy", "running.deployment.deploy_and_show"),
+    ],
+)
+def test_options_and_settings_may_stand_in_any_order(name, work, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     seen = []
-    monkeypatch.setattr(running, "run_and_show", lambda *arguments: seen.append(arguments))
-    words = ["--results", "some/folder", "seed=3", "--runtime", "flwr", "lora.rank=2"]
-    assert run.main(words) == command.main(["run", *words]) == 0
-    assert seen == [(["seed=3", "lora.rank=2"], "flwr", Path("some/folder"))] * 2
+    monkeypatch.setattr(f"potara_flwr.{work}", lambda *seen_by, **_: seen.append(seen_by) or True)
+    options = {"run": ["--runtime", "flwr"], "sweep": ["-m"], "deploy": ["--nodes", "4"]}[name]
+    words = ["--results", "some/folder", "seed=3", *options, "lora.rank=2"]
+    assert command.main([name, *words]) == 0
+    ((settings, *others),) = seen
+    assert settings == ["seed=3", "lora.rank=2"]
+    expected = {"run": ["flwr"], "sweep": [], "deploy": [4]}[name]
+    assert sorted(map(str, others)) == sorted(map(str, [*expected, Path("some/folder")]))
 
 
-def test_help_loads_nothing_that_is_slow():
+@pytest.mark.parametrize("words", [[], *([name] for name in SUBCOMMANDS)])
+def test_help_loads_nothing_that_is_slow(words):
+    slow = {"torch", "flwr", "hydra", "pydantic", "numpy", "matplotlib"}
+    if words != ["personalize"]:  # its [required] is escaped for rich, by Typer itself
+        slow.add("rich")
     code = (
         "import sys\n"
         "from potara_flwr.command.main import main\n"
-        "main(['--help'])\n"
-        "slow = {'torch', 'flwr', 'hydra', 'rich', 'pydantic', 'numpy'} & set(sys.modules)\n"
-        "sys.exit(', '.join(slow) or 0)\n"
+        f"main({[*words, '--help']})\n"
+        f"sys.exit(', '.join({slow} & set(sys.modules)) or 0)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ import re
 import pytest
 from compared_runs import store_run, store_sweep
 
-from potara_flwr.command.compare import main
+from potara_flwr.command.main import main
 from potara_flwr.comparison.differences import (
     Difference,
     Spread,
@@ -106,7 +106,7 @@ def test_runs_without_results_are_told(tmp_path, capsys):
     for name, file in (("broken", "error.txt"), ("half", "checkpoint.safetensors")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
-    assert main([str(tmp_path)]) == 0
+    assert main(["compare", str(tmp_path)]) == 0
     assert "note: left out, failed or not at their end: broken, half" in capsys.readouterr().out
 
 
@@ -183,7 +183,7 @@ def test_errors_are_one_line(words, part, tmp_path, capsys):
     (tmp_path / "broken" / "results.json").write_text("{}")
     store_run(tmp_path / "runs" / "a", {"method": "fedit"}, {0: 0.5})
     store_run(tmp_path / "runs" / "b", {"method": "potara"}, {0: 0.5})
-    assert main([word.format(tmp_path) for word in words]) == 1
+    assert main(["compare", *(word.format(tmp_path) for word in words)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert part in line
@@ -192,7 +192,7 @@ def test_errors_are_one_line(words, part, tmp_path, capsys):
 def test_page_csv_and_figures_are_written_and_stand_alone(two_methods, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     store_run(two_methods / "c", {"method": "<b>x", "seed": 1}, {0: 0.6, 1: 0.8})
-    assert main([str(two_methods), "--reference", "method=fedit"]) == 0
+    assert main(["compare", str(two_methods), "--reference", "method=fedit"]) == 0
     out = capsys.readouterr().out
     assert "+30.0 ± 30.0 (2)" in out
     assert "note: method=<b>x: no run of seed 2" in out
@@ -211,7 +211,7 @@ def test_page_csv_and_figures_are_written_and_stand_alone(two_methods, capsys, m
     assert potara["reference"] == "method=fedit"
     # A second comparison finds the same runs, and writes the same bytes.
     before = {file: file.read_bytes() for file in folder.rglob("*.*")}
-    assert main([str(two_methods), "--reference", "method=fedit"]) == 0
+    assert main(["compare", str(two_methods), "--reference", "method=fedit"]) == 0
     assert {file: file.read_bytes() for file in folder.rglob("*.*")} == before
 
 

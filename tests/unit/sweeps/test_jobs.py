@@ -6,11 +6,12 @@ import socket
 import pytest
 from rich.console import Console
 
-from potara_flwr.command.sweep import common_names, default_folder, main, outcome_table, plan
+from potara_flwr.command.main import main
 from potara_flwr.core.errors import RunError, SettingsError
 from potara_flwr.run_config import from_flat
 from potara_flwr.sweeps.jobs import ERROR, Job, label_of
 from potara_flwr.sweeps.launching import check_reachable, locked, ray_words
+from potara_flwr.sweeps.one_sweep import common_names, default_folder, outcome_table, plan
 
 
 def job(tmp_path, label="lora.rank=2", **settings):
@@ -117,7 +118,7 @@ def test_two_sweeps_cannot_share_a_folder(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["--results", str(tmp_path / "file" / "x"), "seed=1"]) == 1
+    assert main(["sweep", "--results", str(tmp_path / "file" / "x"), "seed=1"]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -145,8 +146,8 @@ def test_a_launcher_that_breaks_down_leaves_the_rest_to_be_continued(tmp_path, c
         finish(Job("lora.rank=2", from_flat({"lora.rank": 2}), folder))
         raise RunError("Ray: a worker died")
 
-    monkeypatch.setattr("potara_flwr.command.sweep.launch", break_down)
-    assert main(["lora.rank=2,4", "--results", str(tmp_path)]) == 1
+    monkeypatch.setattr("potara_flwr.sweeps.one_sweep.launch", break_down)
+    assert main(["sweep", "lora.rank=2,4", "--results", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
         "error: Ray: a worker died",

@@ -1,12 +1,12 @@
-"""How every program of the project begins and ends: its help, one line for an error, its status."""
+"""How every program of the project ends: one line for an error, and its exit status."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from potara_flwr.core.errors import PotaraError
 
@@ -17,38 +17,31 @@ INTERRUPTED = 130
 """Exit status of what Ctrl-C has ended, by the shell's custom: 128 + SIGINT."""
 
 
-def parser_of(name: str, text: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the command line of ``python -m name``, whose module's docstring is its
-    help.
-    """
-    summary, _, rest = (text or "").partition("\n\n")
-    return argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+class WorkInterruptedError(Exception):
+    """Ctrl-C has ended the work (says what the user should know now)."""
 
 
-def exit_status(work: Callable[[], int | None], at_interrupt: str = "") -> int:
+@contextmanager
+def at_interrupt(hint: str) -> Iterator[None]:
+    """Tell somebody who presses Ctrl-C during the block what they should know."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise WorkInterruptedError(hint) from None
+
+
+def exit_status(work: Callable[[], int | None]) -> int:
     """Do the work of a program, and return the exit status it gives (0 where it gives none).
 
     Whatever is raised becomes a line on stderr, after its traceback if that is asked for; the
     status is then 1, and 130 after Ctrl-C.
-
-    Parameters
-    ----------
-    work : callable
-        What the program does.
-    at_interrupt : str
-        What somebody who has pressed Ctrl-C should know.
     """
     try:
         return int(work() or 0)
     except PotaraError as error:
         return failed(str(error))
-    except KeyboardInterrupt:
-        return interrupted(at_interrupt)
+    except (KeyboardInterrupt, WorkInterruptedError) as stop:
+        return interrupted(str(stop))
     except Exception as error:  # noqa: BLE001
         # The one place where whatever is raised becomes a line for people.
         first = str(error).strip().partition("\n")[0]
