@@ -31,7 +31,7 @@ run: $(INSTALLED)  ## run the embedded default through flwr run; prints the resu
 	@$(BIN)/potara run --runtime flwr $(SETTINGS)
 
 deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperNodes (docs/guides/deployment.md)
-	@$(BIN)/python -m potara_flwr.command.deploy $(SETTINGS)
+	@$(BIN)/potara deploy $(SETTINGS)
 
 test: $(INSTALLED)  ## unit and integration tests
 	@$(BIN)/python -m pytest -q -m 'not slow'
@@ -46,11 +46,13 @@ style: $(INSTALLED)  ## mend formatting and what the linter can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-quality: $(INSTALLED)  ## lint, formatting, types, who imports whom
+quality: $(INSTALLED)  ## lint, formatting, types, who imports whom, dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/deptry potara_flwr
+	@$(BIN)/deptry simulations tests tests/helpers --exclude '\.venv' --ignore DEP002,DEP004
 
 bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/research/benchmarks.md (minutes)
 	@$(BIN)/python -m simulations.bench
@@ -65,4 +67,4 @@ methods: $(INSTALLED)  ## docs/research/results.md from stored runs of all metho
 	@$(BIN)/python -m simulations.method_quality
 
 clean:  ## remove .venv and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -33,7 +33,7 @@ def deploy(
     submits the app through flwr run, follows it, and ends every process. Unless
     told otherwise it runs 4 rounds and scores nothing after them, for on a
     SuperNode every message starts a process. Settings are as for potara run. The
-    exit status is 0 if, and only if, there are results. docs/deployment.md goes
+    exit status is 0 if, and only if, there are results. docs/guides/deployment.md goes
     on to several machines.
 
     \b
