@@ -13,7 +13,7 @@ from potara_flwr.results.folder import claimed_folder, results_folder
 from potara_flwr.running.composition import compose_settings
 from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.federation import Federation, federation
-from potara_flwr.running.flower_cli import CONNECTION, PROJECT, run_app
+from potara_flwr.running.flower_cli import CONNECTION, app_folder, run_app
 from potara_flwr.running.one_run import placed, show
 from potara_flwr.settings.schema import Settings
 
@@ -61,10 +61,11 @@ def deploy(settings: Settings, console: Console, *, keep_going: bool = False) ->
 def wait(running: Federation, display: LiveDisplay) -> None:
     """Say how to submit another run, and wait for Ctrl-C."""
     home = running.environment["FLWR_HOME"]
+    app = app_folder(Path(home))
     names = ",".join(running.nodes)
     display.say(
         f"the federation stays up until Ctrl-C; another run, in another terminal:\n"
-        f"  FLWR_HOME={home} flwr run {PROJECT} {CONNECTION} --stream -c "
+        f"  FLWR_HOME={home} flwr run {app} {CONNECTION} --stream -c "
         f"\"federation.nodes='{names}' data.num-clients={len(running.nodes)}\""
     )
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,9 @@ from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.processes import STOP_SECONDS
 from potara_flwr.settings.schema import Settings
 
-PROJECT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]
+CARRIED = PACKAGE / "flower_app"
+"""What ``flwr run`` wants to find beside the package, where it comes from a wheel."""
 CONNECTION = "potara"
 
 LAST_LINES_SECONDS = 8.0
@@ -41,6 +44,22 @@ def environment_of(home: Path, **more: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **more,
     }
+
+
+def app_folder(home: Path) -> Path:
+    """Return the folder that ``flwr run`` packs: the clone, or one made in Flower's ``home`` of the
+    installed package and what it carries for this.
+    """
+    if not CARRIED.is_dir():
+        return PACKAGE.parent
+    folder = home / "potara-flwr"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(CARRIED, folder)
+    for file in PACKAGE.rglob("*.py"):
+        place = folder / file.relative_to(PACKAGE.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    return folder
 
 
 def write_connection(home: Path, address: str, ca_certificate: Path | None = None) -> None:
@@ -96,12 +115,14 @@ def run_app(
 def submit(settings: Settings, environment: dict[str, str], federation_config: str = "") -> str:
     """Submit the app through ``flwr run``; return the run id."""
     # A file, for of several -c options Flower keeps only the last one of each group.
-    overrides = Path(environment["FLWR_HOME"]) / "settings.toml"
+    home = Path(environment["FLWR_HOME"])
+    overrides = home / "settings.toml"
     overrides.write_text(
         "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.to_flat().items())
     )
     simulated = ["--federation-config", federation_config] if federation_config else []
-    answer = flwr(["run", str(PROJECT), CONNECTION, *simulated, "-c", str(overrides)], environment)
+    words = [str(app_folder(home)), CONNECTION, *simulated, "-c", str(overrides)]
+    answer = flwr(["run", *words], environment)
     return str(answer["run-id"])
 
 

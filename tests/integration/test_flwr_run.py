@@ -100,7 +100,7 @@ def test_a_run_that_fails_has_one_line_and_a_non_zero_exit(tiny, tmp_path, befor
 
 
 def test_a_submission_that_fails_is_an_error(tiny, tmp_path, monkeypatch, before):
-    monkeypatch.setattr(flower_cli, "PROJECT", tmp_path)
+    monkeypatch.setattr(flower_cli, "app_folder", lambda home: tmp_path)
     with (
         flower_runtime.superlink() as environment,
         pytest.raises(RunError, match="flwr run failed"),

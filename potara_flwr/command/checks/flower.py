@@ -31,6 +31,7 @@ VARIABLES = (
 """Those that docs/guides/flower.md advises to set."""
 
 PROJECT = Path(__file__).parents[3]
+"""Holds this package: the clone, or where a wheel was installed."""
 
 
 def check_variables(environment: Mapping[str, str] = os.environ) -> Check:

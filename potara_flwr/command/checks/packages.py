@@ -12,7 +12,9 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.settings.schema import Settings
 
 DISTRIBUTION = "potara-flwr"
-INSTALL = "pip install --constraint constraints.txt --editable . in the project folder"
+INSTALL = "pip install --constraint constraints.txt --editable . in the clone, or the wheel"
+    "pip install --constraint constraints.txt --editable . in the project folder, or its wheel"
+)
 SINGLE = ("flwr", "torch")
 """Packages with a line of their own."""
 

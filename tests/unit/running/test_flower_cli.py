@@ -1,13 +1,20 @@
-"""Flower's command line: what comes after the end of a log's stream is not lost."""
+"""Flower's command line: which folder it packs; the lines after a log's stream are not lost."""
 
 import os
+import shutil
 import sys
+import tomllib
+from pathlib import Path
 
+import pytest
+from flwr.cli.build import build_fab_from_disk
 from rich.console import Console
 
+from potara_flwr.running import flower_cli
 from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.flower_cli import rest_of_log
 
+ROOT = Path(__file__).parents[3]
 FLWR = f"""#!{sys.executable}
 import pathlib, sys
 assert sys.argv[1:] == ["log", "7", "potara", "--show"]
@@ -31,3 +38,25 @@ def test_last_lines_are_read_once_until_the_error_is_there(tmp_path, capsys):
     assert capsys.readouterr().out == "two\n"
     assert len(log.splitlines()) == 3
     assert (tmp_path / "calls").read_text() == ".."
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+def test_an_installed_package_makes_the_app_of_the_clone(tmp_path, monkeypatch):
+    assert flower_cli.app_folder(tmp_path) == ROOT
+    carried = tmp_path / "carried"
+    carried.mkdir()
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, carried)
+    monkeypatch.setattr(flower_cli, "CARRIED", carried)
+    for _ in range(2):  # anew each time: the package may have changed
+        made = flower_cli.app_folder(tmp_path / "home")
+        assert build_fab_from_disk(made) == build_fab_from_disk(ROOT)
+
+
+def test_a_wheel_carries_what_the_app_is_made_of():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    carried = project["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    place = flower_cli.CARRIED.relative_to(flower_cli.PACKAGE.parent).as_posix()
+    assert all(to == f"{place}/{name}" for name, to in carried.items() if name != "conf")
+    patterns = {name for name in project["flwr"]["app"]["fab-include"] if "*" not in name}
+    assert set(carried) == {"conf", "pyproject.toml", *patterns}
