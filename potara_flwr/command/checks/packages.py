@@ -13,8 +13,6 @@ from potara_flwr.settings.schema import Settings
 
 DISTRIBUTION = "potara-flwr"
 INSTALL = "pip install --constraint constraints.txt --editable . in the clone, or the wheel"
-    "pip install --constraint constraints.txt --editable . in the project folder, or its wheel"
-)
 SINGLE = ("flwr", "torch")
 """Packages with a line of their own."""
 
