@@ -1,10 +1,11 @@
-# `make run` and `make test` need Python 3.11, git and make, and set up the rest in .venv.
+# `make run` and `make test` need Python 3.11, 3.12 or 3.13, git and make, and set up the rest in .venv.
 #
-#   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.11/bin/python3
+#   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.12/bin/python3
 #   SETTINGS  settings of the run (docs/reference/settings.md)   make run SETTINGS="data.shift=shared seed=3"
 #   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--find-links wheels"
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c '' 2>/dev/null && echo $$name && break; done)
 SETTINGS ?=
 PIP_ARGS ?=
 BIN := .venv/bin
@@ -19,8 +20,8 @@ help:  ## show this list
 # torch goes first and alone: asked for through another package's open range, pip may take a build
 # with gigabytes of CUDA libraries instead of the pinned one.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
-		{ echo "error: Python 3.11 is needed; name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed; name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (about two minutes, once)"
 	@$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from potara_flwr.command.checks.check import Check, fail, ok, warn
 
-FIRST, BEYOND = (3, 11), (3, 13)
+FIRST, BEYOND = (3, 11), (3, 14)
 """Python versions of ``requires-python``; a test compares them."""
 
 LITTLE, TOO_LITTLE = 2e9, 2e8
@@ -32,7 +32,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     found = ".".join(map(str, version))
     if FIRST <= tuple(version[:2]) < BEYOND:
         return ok("python", f"{found} ({sys.executable})")
-    span = f"{'.'.join(map(str, FIRST))} or {'.'.join(map(str, (BEYOND[0], BEYOND[1] - 1)))}"
+    span = f"{'.'.join(map(str, FIRST))} to {'.'.join(map(str, (BEYOND[0], BEYOND[1] - 1)))}"
     return fail("python", found, f"install Python {span} and make the environment with it")
 
 

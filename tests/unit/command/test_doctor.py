@@ -31,7 +31,7 @@ def test_a_check_is_one_line_with_its_remedy():
 
 @pytest.mark.parametrize(
     ("version", "state"), [((3, 10, 9), "fail"), ((3, 11, 0), "ok"), ((3, 12, 4), "ok"),
-                           ((3, 13, 0), "fail")],
+                           ((3, 13, 0), "ok"), ((3, 14, 0), "fail")],
 )  # fmt: skip
 def test_python(version, state):
     assert machine.check_python(version).state == state
@@ -41,6 +41,14 @@ def test_the_python_versions_are_those_of_pyproject():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     first, beyond = (".".join(map(str, bound)) for bound in (machine.FIRST, machine.BEYOND))
     assert wanted == f">={first},<{beyond}"
+
+
+def test_the_classifiers_are_the_python_versions_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (major, first), (_, beyond) = machine.FIRST, machine.BEYOND
+    assert [name for name in project["classifiers"] if " :: Python :: " in name] == [
+        f"Programming Language :: Python :: {major}.{minor}" for minor in range(first, beyond)
+    ]
 
 
 @pytest.mark.parametrize(("free", "state"), [(5e9, "ok"), (1e9, "warn"), (1e8, "fail")])
