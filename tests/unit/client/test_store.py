@@ -71,14 +71,14 @@ def test_a_training_is_done_once_for_each_start(store, tmp_path):
         return {"a": start["a"] * 2}
 
     start = {"a": torch.ones(3)}
-    trained, seconds = store.memo("local adapter", start, training)
-    again, same_seconds = store_of(tmp_path).memo("local adapter", {"a": torch.ones(3)}, training)
+    trained, seconds = store.memo("local training", start, training)
+    again, same_seconds = store_of(tmp_path).memo("local training", {"a": torch.ones(3)}, training)
     assert len(done) == 1
     assert torch.equal(again["a"], trained["a"])
     assert same_seconds == seconds > 0
     start = {"a": torch.ones(3) * 5}
-    assert store.memo("local adapter", start, training)[0]["a"][0] == 10
-    assert store.memo("refitted adapter", start, training)[0]["a"][0] == 10
+    assert store.memo("local training", start, training)[0]["a"][0] == 10
+    assert store.memo("refit", start, training)[0]["a"][0] == 10
     assert len(done) == 3
 
 
@@ -125,13 +125,13 @@ def test_run_settings_do_not_make_it_another(store, tmp_path):
 
 def test_a_damaged_file_is_named(store):
     store.save(state_of(1), State())
-    store.memo("local adapter", {}, dict)
+    store.memo("local training", {}, dict)
     store.finish("key", {})
     for place in store.folder.iterdir():
         place.write_bytes(place.read_bytes()[:-1])
     for ask in (
         lambda: store.state(until=1), lambda: store.report("key"),
-        lambda: store.memo("local adapter", {}, dict),
+        lambda: store.memo("local training", {}, dict),
     ):  # fmt: skip
         with pytest.raises(StorageError, match=r"client 2: .*safetensors is damaged.*; move"):
             ask()
