@@ -199,8 +199,6 @@ class ClientStore:
         return self.folder / f"round-{server_round:05d}.safetensors"
 
     def _save(self, place: Path, values: Mapping[str, Any], arrays: Arrays) -> None:
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         save_record(place, {"of": self._of, **values}, arrays)
 
     def _load(self, place: Path) -> tuple[dict[str, Any], Arrays]:

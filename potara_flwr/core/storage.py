@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,17 +24,27 @@ from potara_flwr.core.errors import StorageError
 Arrays = dict[str, np.ndarray]
 
 
-def write_whole(place: Path, data: bytes) -> None:
-    """Write a file, whole or not at all; it outlasts a crash of the machine right after.
+def write_whole(place: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file, whole or not at all; it outlasts a crash of the machine right after. Folders
+    above it that lack are made.
+
+    Parameters
+    ----------
+    mode : int
+        Who may read and write it, as far as the umask lets them; 0o600 is its owner alone.
 
     Raises
     ------
     StorageError
         The disk is full, or the place cannot be written; what was there before is there still.
     """
+    # The name is always the same, so that what a killed process leaves is in nobody's way.
     temporary = place.with_name(f".{place.name}.tmp")
     with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.unlink(missing_ok=True)
+            temporary.touch(mode)
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -44,6 +55,35 @@ def write_whole(place: Path, data: bytes) -> None:
                 temporary.unlink(missing_ok=True)
             raise
         sync(place.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of ``folder`` once it is complete.
+
+    Raises
+    ------
+    StorageError
+        Something in it cannot be written; what was there before is there still.
+    """
+    temporary, before = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
+    with writing(folder):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for place in (*temporary.rglob("*"), temporary):
+                sync(place)
+            shutil.rmtree(before, ignore_errors=True)
+            if folder.exists():  # no call of Python's exchanges two folders: gone between two lines
+                os.replace(folder, before)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+        finally:
+            if before.exists() and not folder.exists():
+                os.replace(before, folder)
+            for rest in (temporary, before):
+                shutil.rmtree(rest, ignore_errors=True)
 
 
 def sync(place: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -241,7 +241,8 @@ def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model:
     folder.mkdir(parents=True, exist_ok=True)
     LoraConfig(**written).save_pretrained(str(folder))
     tensors = {name: tensor.detach().contiguous() for name, tensor in adapter.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # Not save_file, whose files only their owner can read, whatever the umask says.
+    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def load_adapter(folder: Path) -> Adapter:

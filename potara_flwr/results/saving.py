@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from potara_flwr.core.storage import file_hash, sync, writing
+from potara_flwr.core.storage import file_hash, whole_folder
 from potara_flwr.messages.reports import Report
 from potara_flwr.methods import METHODS, Client, Outcome
 from potara_flwr.models.adapter import Adapter, kind_of
@@ -33,14 +29,14 @@ def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
     """
     number, model, settings = client.data.client, client.model, client.settings
     cards = {"": client_card(number, outcome, settings)}
-    with replacing(folder) as target:
+    with whole_folder(folder) as target:
         for name, adapter in outcome.adapters.items():
             card = cards.get(name) or part_card(number, name, outcome.report)
             _save(target / name, adapter, model, settings, folder / name, card)
         if "" not in outcome.adapters:
             (target / "README.md").write_text(cards[""])
         for name, tensors in outcome.tensors.items():
-            save_file(dict(tensors), target / f"{name}.safetensors")
+            (target / f"{name}.safetensors").write_bytes(save(dict(tensors)))
 
 
 def save_federated(
@@ -59,7 +55,7 @@ The average of the clients' adapters after {method.rounds(settings)} federated r
 
 - mean test accuracy over clients: {accuracy:.4f}
 """
-    with replacing(folder) as target:
+    with whole_folder(folder) as target:
         _save(target, adapter, model, settings, folder, card)
         sha256 = file_hash(target / ADAPTER_FILE)
         run = {"sha256": sha256, "config": settings.computed()}
@@ -116,36 +112,6 @@ def part_card(client: int, name: str, report: Report) -> str:
 
 {scored or "- a part of the client's personalized model"}
 """
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of ``folder`` once it is complete.
-
-    Raises
-    ------
-    StorageError
-        Something in it cannot be written; what was there before is there still.
-    """
-    # The names are always the same, so that what a killed process leaves is in nobody's way.
-    temporary, before = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
-    with writing(folder):
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            yield temporary
-            for place in (*temporary.rglob("*"), temporary):
-                sync(place)
-            shutil.rmtree(before, ignore_errors=True)
-            if folder.exists():  # no call of Python's exchanges two folders: gone between two lines
-                os.replace(folder, before)
-            os.replace(temporary, folder)
-            sync(folder.parent)
-        finally:
-            if before.exists() and not folder.exists():
-                os.replace(before, folder)
-            for rest in (temporary, before):
-                shutil.rmtree(rest, ignore_errors=True)
 
 
 def _save(

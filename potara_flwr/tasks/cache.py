@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from potara_flwr.core.storage import write_whole
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, Task
 
@@ -95,10 +94,4 @@ def _save(place: Path, key: str, data: ClientData) -> None:
         for part, tensors in samples.items()
         for name, tensor in tensors.items()
     }
-    handle, temporary = tempfile.mkstemp(prefix=f".{place.name}-", dir=place.parent)
-    os.close(handle)
-    try:
-        save_file(flat, temporary, metadata={"record": json.dumps(record)})
-        os.replace(temporary, place)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(place, save(flat, metadata={"record": json.dumps(record)}), mode=0o600)

@@ -11,7 +11,6 @@ same functions and seeds as the apps (a test holds both to the same bits).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from potara_flwr.core.seeds import derive_seed
+from potara_flwr.core.storage import write_whole
 from potara_flwr.methods import METHODS
 from potara_flwr.methods.local_adapter import refit, train_local
 from potara_flwr.models.adapter import Adapter
@@ -195,10 +195,7 @@ def train_family(family: Family, folder: Path) -> Adapters:
         return Adapters(load_file(file))
     with one_thread():
         tensors = _train(family, Workbench(family.settings()))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"settings": json.dumps(decisive(family))})
-    os.replace(temporary, file)
+    write_whole(file, save(tensors, metadata={"settings": json.dumps(decisive(family))}))
     return Adapters(tensors)
 
 

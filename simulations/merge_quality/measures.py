@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potara_flwr.core.storage import write_whole
 from potara_flwr.merging.diagnosis import diagnose
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.merging.segment import Weight, mean_weight, segment_between
@@ -50,10 +50,7 @@ def measure_family(family: Family, adapters: Adapters) -> list[dict[str, Any]]:
 def store(cases: list[dict[str, Any]], family: Family, file: Path) -> None:
     """Write a family's measures, numbers to six digits after the point; whole or not at all."""
     content = {"version": VERSION, "settings": decisive(family), "cases": _rounded(cases)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
-    os.replace(temporary, file)
+    write_whole(file, gzip.compress(json.dumps(content).encode(), mtime=0))
 
 
 def stored(family: Family, file: Path) -> list[dict[str, Any]] | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from potara_flwr.core.storage import write_whole
 from potara_flwr.settings.schema import Settings, flat
 from simulations.method_quality.studies import Benchmark, Run
 
@@ -61,10 +61,7 @@ class Store:
         """Store a run; the file is written whole or not at all."""
         self._runs[_key(run["config"])] = run
         ordered = [self._runs[key] for key in sorted(self._runs)]
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_bytes(gzip.compress(json.dumps(ordered).encode(), mtime=0))
-        os.replace(temporary, self.file)
+        write_whole(self.file, gzip.compress(json.dumps(ordered).encode(), mtime=0))
 
     def of(self, wanted: Iterable[Settings]) -> list[Run]:
         """Return the stored ones among the runs that are wanted, in their order."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from potara_flwr.core.errors import StorageError
-from potara_flwr.core.storage import file_hash, load_record, save_record, write_whole, writing
+from potara_flwr.core.storage import (
+    file_hash,
+    load_record,
+    save_record,
+    whole_folder,
+    write_whole,
+    writing,
+)
 
 ARRAYS = {
     "z": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -80,6 +88,31 @@ def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
     (tmp_path / ".r.tmp").write_bytes(b"half of somethi")
     write_whole(tmp_path / "r", b"whole")
     assert [place.name for place in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "clients" / "0"
+    with whole_folder(folder) as target:
+        (target / "old").write_text("old")
+    with pytest.raises(StorageError, match="cannot be written"), whole_folder(folder) as target:
+        (target / "new" / "deep").write_text("the folder above is not there")
+    assert [file.name for file in folder.iterdir()] == ["old"]
+    with whole_folder(folder) as target:
+        (target / "new").write_text("new")
+    assert [file.name for file in folder.iterdir()] == ["new"]
+    assert [file.name for file in folder.parent.iterdir()] == ["0"]
+
+
+def test_the_umask_says_who_may_read_a_file_unless_it_is_its_owners_alone(tmp_path):
+    (tmp_path / ".open.tmp").touch(0o600)
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "open", b"")
+        write_whole(tmp_path / "secret", b"", mode=0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
 def test_safetensors_own_errors_are_lines_too(tmp_path):

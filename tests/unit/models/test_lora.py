@@ -82,6 +82,12 @@ def test_saving_twice_gives_the_same_files(bench, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(bench, tmp_path):
+    save_adapter(tmp_path, bench.model.initial, bench.model.config, "base")
+    config, weights = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    assert weights.stat().st_mode == config.stat().st_mode
+
+
 @pytest.mark.parametrize("targets", ["query,v_proj", "proj"])
 def test_a_target_module_the_model_lacks_lists_the_ones_it_has(bench, targets):
     settings = from_flat({"lora.target-modules": targets})

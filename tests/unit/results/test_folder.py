@@ -5,7 +5,6 @@ import copy
 import pytest
 from results_example import example_results
 
-from potara_flwr.core.errors import StorageError
 from potara_flwr.results.folder import (
     digest,
     read_results,
@@ -13,7 +12,6 @@ from potara_flwr.results.folder import (
     summarize,
     write_results,
 )
-from potara_flwr.results.saving import replacing
 from potara_flwr.run_config import from_flat
 
 
@@ -70,16 +68,3 @@ def test_server_and_clients_agree_on_the_folder(tmp_path, monkeypatch):
     assert results_folder(from_flat({}), 12) == tmp_path / "potara-results" / "run-12"
     named = from_flat({"run.results": "~/here"})
     assert results_folder(named, 12) == tmp_path / "here"
-
-
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
-    folder = tmp_path / "clients" / "0"
-    with replacing(folder) as target:
-        (target / "old").write_text("old")
-    with pytest.raises(StorageError, match="cannot be written"), replacing(folder) as target:
-        (target / "new" / "deep").write_text("the folder above is not there")
-    assert [file.name for file in folder.iterdir()] == ["old"]
-    with replacing(folder) as target:
-        (target / "new").write_text("new")
-    assert [file.name for file in folder.iterdir()] == ["new"]
-    assert [file.name for file in folder.parent.iterdir()] == ["0"]
