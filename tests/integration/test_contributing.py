@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows works as it stands there: its merge rule and its method, each in a run."""
+"""What CONTRIBUTING.md shows works as it stands: its merge rule and its method, each in a run."""
 
 import re
 from pathlib import Path
