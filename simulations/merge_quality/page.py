@@ -42,6 +42,7 @@ def readme_table(cases: Cases) -> str:
         ],
         regime_of,
     )
+    regimes = dict(reversed(regimes.items()))  # warm before cold, as the default is
     names = {
         "initial": "initial",
         "federated": "federated",
