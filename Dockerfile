@@ -26,11 +26,6 @@ LABEL org.opencontainers.image.title="Potara on Flower" \
       org.opencontainers.image.description="Personalized federated LoRA: SuperLink, superexec, SuperNode, run" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# For the role `credentials`. Debian keeps one version of each a release: a pin would break builds.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends openssl openssh-client \
-    && rm -rf /var/lib/apt/lists/*
 # The folders belong to the user, and so will new volumes that are mounted on them.
 RUN useradd --uid 10001 --home-dir /var/lib/potara --create-home potara \
     && install --directory --owner potara --mode 700 /credentials

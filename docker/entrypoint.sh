@@ -51,7 +51,9 @@ role=${1:---help}
 [ $# -eq 0 ] || shift
 case $role in
 credentials)
-    set -- "$here/credentials.sh" "$credentials" "$@"
+    set -- python -m potara_flwr.command credentials "$credentials" "$@" \
+        --names "${POTARA_NAMES:-DNS:superlink,DNS:localhost,IP:127.0.0.1}" \
+        --days "${POTARA_DAYS:-365}"
     ;;
 superlink)
     set -- flower-superlink --host "${POTARA_HOST:-0.0.0.0}" --port "${superlink##*:}" \

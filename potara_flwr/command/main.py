@@ -16,6 +16,7 @@ import typer.core
 
 from potara_flwr import __version__
 from potara_flwr.command.compare import compare
+from potara_flwr.command.credentials import credentials
 from potara_flwr.command.deploy import deploy
 from potara_flwr.command.doctor import doctor
 from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (run, sweep, compare, deploy, personalize, report, doctor):
+for subcommand in (run, sweep, compare, deploy, credentials, personalize, report, doctor):
     app.command(cls=PlainCommand)(subcommand)
 
 

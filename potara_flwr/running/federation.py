@@ -11,16 +11,25 @@ A SuperNode talks to its own ClientApp over loopback in plain HTTP.
 
 from __future__ import annotations
 
-import secrets
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from potara_flwr.running.credentials import Authority, write_node_key, write_secret
+from potara_flwr.running.credentials import (
+    CA_CERTIFICATE,
+    NODE_KEY,
+    SECRET,
+    public_key,
+    read_names,
+    write_node_key,
+    write_server_credentials,
+)
 from potara_flwr.running.flower_cli import environment_of, flwr, write_connection
 from potara_flwr.running.processes import Service, free_port, stop_all
 
+VALID_DAYS = 7
+"""Of the certificates: a federation makes them anew."""
 POLL_SECONDS = "0.1"
 """How often a superexec asks for work; Flower's default is 1."""
 
@@ -42,11 +51,9 @@ class Federation:
             file.unlink()
         self.address = f"127.0.0.1:{free_port()}"
         self.nodes: dict[str, Service] = {}
-        authority = Authority("Potara test federation")
-        self.ca_certificate = authority.write(folder / "ca.crt")
-        authority.write_server(folder, ("localhost",), ("127.0.0.1",))
-        self._secret = folder / "superexec.secret"
-        write_secret(self._secret, secrets.token_hex(32).encode())
+        write_server_credentials(folder, read_names("DNS:localhost,IP:127.0.0.1"), VALID_DAYS)
+        self.ca_certificate = folder / CA_CERTIFICATE
+        self._secret = folder / SECRET
         write_connection(folder / "home", self.address, self.ca_certificate)
         self.environment = environment_of(
             folder / "home", FLWR_SUPEREXEC_TASK_POLL_INTERVAL=POLL_SECONDS
@@ -85,11 +92,13 @@ class Federation:
         """
         folder = self.folder / "nodes" / name
         folder.mkdir(parents=True, exist_ok=True)
-        key = write_node_key(folder)
+        key = folder / NODE_KEY
+        write_node_key(key, name)
         if registered:
-            flwr(["supernode", "register", f"{key}.pub", "--name", name], self.environment)
+            words = ["supernode", "register", str(public_key(key)), "--name", name]
+            flwr(words, self.environment)
         pairs = {**config, "state-dir": str(folder / "state")}
-        words = (f"{k}={v}" if isinstance(v, int) else f'{k}="{v}"' for k, v in pairs.items())
+        node_config = (f"{k}={v}" if isinstance(v, int) else f'{k}="{v}"' for k, v in pairs.items())
         environment = {**self.environment, "FLWR_HOME": str(folder / "home")}
         node = Service(
             f"the SuperNode {name}",
@@ -98,7 +107,7 @@ class Federation:
                 "--root-certificates", str(ca_certificate or self.ca_certificate),
                 "--auth-supernode-private-key", str(key),
                 "--host", "127.0.0.1", "--port", str(free_port()),
-                "--node-config", " ".join(words),
+                "--node-config", " ".join(node_config),
             ],
             environment,
             folder / "supernode.log",

@@ -90,7 +90,8 @@ def test_a_run_whose_serverapp_is_killed_goes_on_and_ends_with_the_same_bits(run
 
 def test_who_is_not_let_in(running):
     unregistered = running.add_node("unregistered", {"name": NAMES[0]}, registered=False)
-    other = Authority("another").write(running.folder / "other.crt")
+    other = running.folder / "other.crt"
+    Authority(days=1).write(other)
     deceived = running.add_node("deceived", {"name": NAMES[1]}, ca_certificate=other)
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(f"http://{running.address}/health", trust_env=False)
@@ -101,7 +102,7 @@ def test_who_is_not_let_in(running):
 
 
 def test_private_keys_are_for_their_owner_alone(running):
-    keys = [running.folder / "server.key", *(running.folder / "nodes").glob("*/key")]
+    keys = [running.folder / "server.key", *(running.folder / "nodes").glob("*/node.key")]
     assert len(keys) >= 3
     assert {oct(file.stat().st_mode & 0o777) for file in keys} == {"0o600"}
 

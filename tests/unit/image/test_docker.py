@@ -36,12 +36,13 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 NODES = [name for name in SERVICES if SERVICES[name].get("command") == ["supernode"]]
 STATE = "/var/lib/potara"
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 def entrypoint(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [ROOT / "docker" / "entrypoint.sh", *words],
-        env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": PATH, **variables}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
