@@ -24,15 +24,32 @@ from potara_flwr.data import questions as questions_module
 from potara_flwr.data.examples import Row, RowError, listing_options
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
+from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.models.pretrained import check_length, tokenizer_of
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.base import Batch, ClientData, Samples, split_client, take
+from potara_flwr.tasks.base import Batch, ClientData, Samples, Task, split_client, take
+from potara_flwr.tasks.shared_prompt import most_columns, rows_apart, rows_shared
 
 if TYPE_CHECKING:
     import datasets
 
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""
+
+
+class CausalTask(Task):
+    """A task of a causal language model, which has no head of its own."""
+
+    auto_class = "AutoModelForCausalLM"
+    head_modules: tuple[str, ...] = ()
+    most_columns = 0
+    """Of a row in which the answers of a question share their prompt; known with the model."""
+
+    def load_base_model(self) -> nn.Module:
+        """Load the language model."""
+        model = load_causal_lm(self.settings)
+        self.most_columns = most_columns(model, self.settings.data.max_tokens)
+        return model
 
 
 def load_client(
@@ -226,64 +243,37 @@ def prompts_of(samples: Samples) -> tuple[Tensor, Tensor]:
     return samples["input_ids"][:, -longest:], samples["attention_mask"][:, -longest:]
 
 
-def batch_of(samples: Samples, answers: Tensor, weights: Tensor) -> Batch:
-    """Return a batch with one row for every answer of every sample.
+def batch_of(samples: Samples, answers: Tensor, weights: Tensor, most_columns: int) -> Batch:
+    """Return a batch of some answers of every sample.
 
     Parameters
     ----------
     answers, weights : Tensor
         Token ids and their weights, shape (n, k, tokens); a weight of 0 is padding.
+    most_columns : int
+        Of a row in which the answers share their prompt; longer ones have a row each.
 
     Returns
     -------
     dict
-        Model inputs of n · k rows, whose last ``logits_to_keep`` columns predict the answers'
-        tokens, and ``labels_answers`` and ``labels_weights`` without padding columns.
+        Model inputs (see :mod:`potara_flwr.tasks.shared_prompt`), and ``labels_answers`` and
+        ``labels_weights`` without padding columns.
     """
     used = weights > 0
     num_answers, length = int(used.any(2).sum(1).max()), int(used.sum(2).max())
     answers, weights = answers[:, :num_answers, :length], weights[:, :num_answers, :length]
     prompts, mask = prompts_of(samples)
-    # The last token of an answer predicts nothing that counts.
-    rows = torch.cat([_per_answer(prompts, num_answers), answers[..., :-1]], dim=2).flatten(0, 1)
-    real = torch.cat([_per_answer(mask, num_answers), (weights > 0).long()[..., :-1]], dim=2)
-    real = real.flatten(0, 1)
+    columns = prompts.shape[1] + num_answers * (length - 1)
+    rows = rows_shared if num_answers > 1 and columns <= most_columns else rows_apart
     return {
-        "input_ids": rows,
-        "attention_mask": real,
-        "position_ids": (real.cumsum(1) - 1).clamp(min=0),
-        "logits_to_keep": torch.tensor(length),
+        **rows(prompts, mask, answers, weights),
         "labels": samples["labels"],
         "labels_answers": answers,
         "labels_weights": weights,
     }
 
 
-def log_probabilities(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the log-probability of each token of each answer given what precedes it, in nats.
-
-    Parameters
-    ----------
-    logits : Tensor
-        Of the last ``logits_to_keep`` columns, shape (n · k, tokens, vocabulary).
-
-    Returns
-    -------
-    Tensor
-        Shape (n, k, tokens), float32; meaningless on padding.
-    """
-    answers = batch["labels_answers"]
-    losses = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), answers.flatten(), reduction="none"
-    )
-    return -losses.view_as(answers)
-
-
 def answer_scores(log_probs: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted log-likelihood of each answer, (n, k); −∞ where there is no answer."""
     scores = (log_probs * weights).sum(2)
     return scores.masked_fill(~(weights > 0).any(2), -torch.inf)
-
-
-def _per_answer(tensor: Tensor, num_answers: int) -> Tensor:
-    return tensor[:, None].expand(-1, num_answers, -1)

@@ -7,31 +7,24 @@ is the model's answer; where it has none, the model writes one, which a text met
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.models.pretrained import tokenizer_of
-from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, Task, take
+from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, take
 from potara_flwr.tasks.causal import (
+    CausalTask,
     answer_scores,
     batch_of,
     load_client,
-    log_probabilities,
     prompts_of,
 )
+from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.text_metrics import METRICS
 
 
-class Instruction(Task):
+class Instruction(CausalTask):
     """Prompts with answers, of any kind of question."""
-
-    auto_class = "AutoModelForCausalLM"
-    head_modules: tuple[str, ...] = ()
-
-    def load_base_model(self) -> nn.Module:
-        """Load the language model."""
-        return load_causal_lm(self.settings)
 
     def load_client(self, client: int) -> ClientData:
         """Load the questions of one client, see :func:`~potara_flwr.tasks.causal.load_client`.
@@ -55,11 +48,11 @@ class Instruction(Task):
         answers, weights = (
             samples[name][trained][:, None] for name in ("labels_answers", "labels_weights")
         )
-        return batch_of(samples, answers, weights)
+        return batch_of(samples, answers, weights, self.most_columns)
 
     def losses(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return minus the mean log-probability of each answer's tokens, nats, (n,)."""
-        return _mean_losses(log_probabilities(logits, samples), samples)[:, 0]
+        return _mean_losses(log_probabilities(logits, samples["labels_answers"]), samples)[:, 0]
 
     def scores(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return each sample's loss and score, shape (n,) each.
@@ -77,8 +70,9 @@ class Instruction(Task):
 
     def _choose(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Score questions by whether the right option has the highest log-likelihood."""
-        batch = batch_of(samples, samples["labels_answers"], samples["labels_weights"])
-        log_probs = log_probabilities(model(batch), batch)
+        answers, weights = samples["labels_answers"], samples["labels_weights"]
+        batch = batch_of(samples, answers, weights, self.most_columns)
+        log_probs = log_probabilities(model(batch), batch["labels_answers"])
         chosen = answer_scores(log_probs, batch["labels_weights"]).argmax(1)
         right = torch.arange(len(chosen)), samples["labels"]
         return _mean_losses(log_probs, batch)[right], (chosen == samples["labels"]).float()

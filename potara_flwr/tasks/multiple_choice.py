@@ -9,20 +9,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.tasks.base import Batch, ClientData, LogitsTask, Samples
-from potara_flwr.tasks.causal import answer_scores, batch_of, load_client, log_probabilities
+from potara_flwr.tasks.causal import CausalTask, answer_scores, batch_of, load_client
+from potara_flwr.tasks.shared_prompt import log_probabilities
 
 
-class MultipleChoice(LogitsTask):
+class MultipleChoice(CausalTask, LogitsTask):
     """Questions with options."""
-
-    auto_class = "AutoModelForCausalLM"
-    head_modules: tuple[str, ...] = ()
-
-    def load_base_model(self) -> nn.Module:
-        """Load the language model."""
-        return load_causal_lm(self.settings)
 
     def load_client(self, client: int) -> ClientData:
         """Load the questions of one client, see :func:`~potara_flwr.tasks.causal.load_client`."""
@@ -36,8 +29,11 @@ class MultipleChoice(LogitsTask):
         return data
 
     def collate(self, samples: Samples) -> Batch:
-        """Return one row for every option, the options of a question one after the other."""
-        return batch_of(samples, samples["labels_answers"], samples["labels_weights"])
+        """Return one row for every question, its options side by side, where the model takes such
+        rows; else one for every option, those of a question one after the other.
+        """
+        answers, weights = samples["labels_answers"], samples["labels_weights"]
+        return batch_of(samples, answers, weights, self.most_columns)
 
     def losses(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return the cross-entropy over the scores of each question's options, nats, (n,)."""
@@ -52,4 +48,5 @@ class MultipleChoice(LogitsTask):
 
 def option_scores(logits: Tensor, batch: Batch) -> Tensor:
     """Return the score of each option, shape (n, options); −∞ where a question has fewer."""
-    return answer_scores(log_probabilities(logits, batch), batch["labels_weights"])
+    log_probs = log_probabilities(logits, batch["labels_answers"])
+    return answer_scores(log_probs, batch["labels_weights"])

@@ -19,8 +19,9 @@ from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.models.runner import AdaptedModel
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples, take
-from potara_flwr.tasks.causal import answer_ids, log_probabilities
+from potara_flwr.tasks.causal import answer_ids
 from potara_flwr.tasks.multiple_choice import option_scores
+from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients
 from potara_flwr.training.local_steps import evaluate, train
@@ -346,10 +347,14 @@ def test_log_probabilities_do_not_depend_on_the_batch(places):
     samples = bench.client(1).test
     with torch.no_grad():
         batch = bench.task.collate(samples)
-        together = log_probabilities(bench.model(bench.model.initial, batch), batch)
+        together = log_probabilities(
+            bench.model(bench.model.initial, batch), batch["labels_answers"]
+        )
         for row in range(num_samples(samples)):
             alone = bench.task.collate(take(samples, slice(row, row + 1)))
-            single = log_probabilities(bench.model(bench.model.initial, alone), alone)
+            single = log_probabilities(
+                bench.model(bench.model.initial, alone), alone["labels_answers"]
+            )
             used = alone["labels_weights"][0] > 0
             torch.testing.assert_close(
                 single[0][used], together[row][: used.shape[0], : used.shape[1]][used]
