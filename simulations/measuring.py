@@ -5,15 +5,26 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from potara_flwr.command.exit_status import at_interrupt, exit_status
+from potara_flwr.settings.fingerprint import differences
 
 STORED = Path(__file__).parents[1] / "docs" / "research" / "data"
+
+
+def differing(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return flat name → both values of the settings in which something stored differs from what is
+    wanted now. One that only one of them knows is newer or gone: where it was not known it had a
+    value that changes no number.
+    """
+    found = differences(stored, now)
+    return {name: values for name, values in found.items() if None not in values}
 
 
 def parser_of(name: str, text: str | None) -> argparse.ArgumentParser:

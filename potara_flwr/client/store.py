@@ -28,6 +28,7 @@ from potara_flwr.core.errors import StorageError
 from potara_flwr.core.storage import Arrays, checksum, load_record, save_record, writing
 from potara_flwr.methods.client import no_memo
 from potara_flwr.models.adapter import Adapter
+from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData
 
@@ -104,7 +105,7 @@ class ClientStore:
         self._of = {
             "run-key": run_key,
             "client": client,
-            "settings": checksum({}, settings.model_dump_json(exclude={"run"})),
+            "settings": fingerprint(settings.computed()),
             "data": checksum(_targets(data)),
         }
 

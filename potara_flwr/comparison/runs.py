@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from potara_flwr.core.errors import PotaraError
+from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.groups import Value
 from potara_flwr.settings.schema import flat
 
@@ -92,7 +93,7 @@ def group(found: Mapping[Path, dict[str, Any]]) -> tuple[list[Group], list[str]]
     remarks = []
     for folder, results in found.items():
         config = configs[folder]
-        key = json.dumps({**config, SEED: None}, sort_keys=True)
+        key = fingerprint({**config, SEED: None})
         one = groups.setdefault(key, Group({name: config.get(name, "") for name in names}))
         seed = int(results["config"][SEED])
         if seed in one.runs:

@@ -19,6 +19,7 @@ from potara_flwr.core.storage import load_record, save_record
 from potara_flwr.core.version import code_version
 from potara_flwr.messages.transport import Arrays
 from potara_flwr.results.folder import CHECKPOINT
+from potara_flwr.settings.fingerprint import check_same
 from potara_flwr.settings.schema import Settings
 from potara_flwr.strategies.lora_averaging import (
     LoraAveraging,
@@ -97,7 +98,7 @@ def load_checkpoint(folder: Path, settings: Settings) -> Checkpoint:
         progress = Progressed(**values)
     except TypeError as error:
         raise StorageError(f"{folder / CHECKPOINT} is of another version: {error}") from None
-    settings.check_same(progress.config, settings.run.earlier[0], str(folder))
+    check_same(settings, progress.config, settings.run.earlier[0], str(folder))
     if progress.code != code_version():
         log(
             WARNING,

@@ -16,7 +16,6 @@ from typing import Any, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from potara_flwr.core.errors import SettingsError
 from potara_flwr.settings.groups import (
     BaselineSettings,
     CalibrationSettings,
@@ -60,33 +59,6 @@ class Settings(Group):
     def computed(self) -> dict[str, Any]:
         """Return the settings that decide numbers (all but ``run``), nested."""
         return self.model_dump(by_alias=True, exclude={"run"})
-
-    def check_same(self, stored: Mapping[str, Any], setting: str, folder: str) -> None:
-        """Check that a stored run was made with these settings.
-
-        Parameters
-        ----------
-        stored : mapping
-            What :meth:`computed` gave for that run.
-        setting, folder : str
-            The setting that names the run's folder, and the folder.
-
-        Raises
-        ------
-        SettingsError
-            A setting differs; names all that do.
-        """
-        now, then = flat(self.computed()), flat(stored)
-        differing = [
-            f"{name} is {json.dumps(now.get(name))}, there {json.dumps(then.get(name))}"
-            for name in {**now, **then}
-            if now.get(name) != then.get(name)
-        ]
-        if differing:
-            raise SettingsError(
-                f"{setting}: the run in {folder} had other settings ({'; '.join(differing)}); give "
-                "the same ones, only those of run.* may differ"
-            )
 
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Value]:

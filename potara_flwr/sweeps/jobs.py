@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,6 +21,7 @@ from potara_flwr.results.folder import read_results
 from potara_flwr.running.composition import settings_of
 from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.one_run import run_displayed
+from potara_flwr.settings.fingerprint import differences, fingerprint
 from potara_flwr.settings.schema import Settings
 
 LONGEST = 150
@@ -55,8 +54,7 @@ class Job:
     @property
     def key(self) -> str:
         """Hash of its settings but ``run``."""
-        text = json.dumps(self.settings.computed(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        return fingerprint(self.settings.computed())[:10]
 
     def results(self) -> dict[str, Any] | None:
         """Return its results; None where it is not done.
@@ -69,7 +67,7 @@ class Job:
         if not (self.folder / "results.json").is_file():
             return None
         results = read_results(self.folder)
-        if results["config"] != self.settings.computed():
+        if differences(results["config"], self.settings.computed()):
             raise SettingsError(f"{self.folder} was made with other settings; remove it")
         return results
 

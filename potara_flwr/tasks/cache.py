@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from potara_flwr.core.storage import write_whole
+from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, Task
 
@@ -50,7 +51,8 @@ def cached_client(folder: Path, task: Task, client: int, code: str) -> ClientDat
 def _key(settings: Settings, code: str) -> str:
     """Return a hash of all that decides the samples; of data on the hub its name only."""
     digest = hashlib.sha256(code.encode())
-    digest.update(settings.model_dump_json(include=DECISIVE).encode())
+    config = settings.computed()
+    digest.update(fingerprint({group: config[group] for group in DECISIVE}).encode())
     for text in (settings.data.path, settings.data.root):
         for name in filter(None, (part.strip() for part in text.split(","))):
             for file in _files(Path(name).expanduser()):

@@ -32,6 +32,7 @@ from potara_flwr.strategies.averages import weighted_average
 from potara_flwr.tasks.base import ClientData, num_samples
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import one_thread, train
+from simulations.measuring import differing
 
 STARTS = ("cold", "warm")
 DIGITS = (("lora.target-modules", "q_proj,v_proj"),)
@@ -88,7 +89,8 @@ def edge_families(seeds: int) -> Iterator[Family]:
     for seed in range(seeds):
         skewed = (*DIGITS, ("data.shift", "shared"), ("data.alpha", 1e-3), ("data.num-clients", 6))
         yield Family("one-class", seed, (20,), skewed, kept_out=False)
-        alone = (*DIGITS, ("data.num-clients", 1), ("data.alpha", 100.0))
+        alone = (*DIGITS, ("data.shift", "conflicting"), ("data.num-clients", 1),
+                 ("data.alpha", 100.0))  # fmt: skip
         yield Family("one-client", seed, (20,), alone, kept_out=False)
 
 
@@ -102,6 +104,7 @@ def sentiment_families(seeds: int, data: Path, model: Path) -> Iterator[Family]:
             "task.name": "text-classification",
             "task.model": str(model),
             "data.path": str(data),
+            "data.shift": "conflicting",  # of digits alone: texts have none
             "data.split-column": "split",
             "data.partition": "natural",
             "data.partition-column": "domain",
@@ -165,19 +168,15 @@ def decisive(family: Family) -> dict[str, Any]:
 
 
 def check_settings(stored: dict[str, Any], family: Family, where: Path) -> None:
-    """Check that something was made with a family's settings; settings that are newer than it are
-    at a default that changes no number.
+    """Check that something was made with a family's settings.
 
     Raises
     ------
     SystemExit
         A setting differs; names it.
     """
-    for name, value in decisive(family).items():
-        if name in stored and stored[name] != value:
-            raise SystemExit(
-                f"error: {where} was made with {name}={stored[name]!r}, not {value!r}; remove it"
-            )
+    for name, (then, now) in differing(stored, decisive(family)).items():
+        raise SystemExit(f"error: {where} was made with {name}={then!r}, not {now!r}; remove it")
 
 
 def train_family(family: Family, folder: Path) -> Adapters:

@@ -11,6 +11,7 @@ from potara_flwr.comparison.drawings import accuracy_against_bytes
 from potara_flwr.comparison.runs import Group
 from potara_flwr.methods import METHODS
 from potara_flwr.results.html import png_of
+from potara_flwr.settings.schema import Settings
 from simulations.markdown import table
 from simulations.method_quality.stored import Store
 from simulations.method_quality.studies import (
@@ -38,9 +39,12 @@ SEEDS = range(20)
 LEAST_SEEDS = 3
 """Of fewer the standard error says next to nothing."""
 
+DEFAULT_SHIFT = Settings().data.shift
 TITLES = {
-    "digits-shared": "Digits, shared shift",
-    "digits-conflicting": "Digits, conflicting shift (the default)",
+    **{
+        f"digits-{shift}": f"Digits, {shift} shift{' (the default)' * (shift == DEFAULT_SHIFT)}"
+        for shift in ("shared", "conflicting")
+    },
     SENTIMENT: f"Sentiment: {SENTIMENT_CLIENTS} clients, four domains, MiniLM",
 }
 

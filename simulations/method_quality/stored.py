@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from potara_flwr.core.storage import write_whole
-from potara_flwr.settings.schema import Settings, flat
+from potara_flwr.settings.fingerprint import fingerprint
+from potara_flwr.settings.schema import Settings
+from simulations.measuring import differing
 from simulations.method_quality.studies import Benchmark, Run
 
 OF_CLIENT = ("client", "num_test", "optimizer_steps", "personalized", "accuracy", "seconds")
@@ -48,36 +50,31 @@ class Store:
         self.benchmark = benchmark
         self.name = benchmark.name
         self.file = folder / f"{benchmark.name}.json.gz"
-        self._runs: dict[str, Run] = {}
+        self._runs: list[Run] = []
         if self.file.is_file():
-            runs = json.loads(gzip.decompress(self.file.read_bytes()))
-            self._runs = {_key(run["config"]): run for run in runs}
+            self._runs = json.loads(gzip.decompress(self.file.read_bytes()))
 
     def __contains__(self, settings: Settings) -> bool:
         """Say whether the run with these settings is stored."""
-        return _key(portable(settings).computed()) in self._runs
+        return bool(self.of([settings]))
 
     def add(self, run: Run) -> None:
         """Store a run; the file is written whole or not at all."""
-        self._runs[_key(run["config"])] = run
-        ordered = [self._runs[key] for key in sorted(self._runs)]
-        write_whole(self.file, gzip.compress(json.dumps(ordered).encode(), mtime=0))
+        others = [stored for stored in self._runs if not _same(stored["config"], run["config"])]
+        self._runs = sorted([*others, run], key=lambda stored: fingerprint(stored["config"]))
+        write_whole(self.file, gzip.compress(json.dumps(self._runs).encode(), mtime=0))
 
     def of(self, wanted: Iterable[Settings]) -> list[Run]:
         """Return the stored ones among the runs that are wanted, in their order."""
-        keys = [_key(portable(settings).computed()) for settings in wanted]
-        return [self._runs[key] for key in keys if key in self._runs]
+        configs = [portable(settings).computed() for settings in wanted]
+        return [run for config in configs for run in self._runs if _same(run["config"], config)]
 
     def of_all(self) -> list[Run]:
         """Return all stored runs."""
-        return list(self._runs.values())
+        return list(self._runs)
 
 
-def _key(config: dict[str, Any]) -> str:
-    """Return what makes two runs the same run. A setting that is newer than a stored run is at its
-    default, which changes no number.
-    """
-    known = Settings().to_flat()
-    values = {name: value for name, value in flat(config).items() if name in known}
-    decisive = {name: v for name, v in (known | values).items() if not name.startswith("run.")}
-    return json.dumps(decisive, sort_keys=True)
+def _same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Say whether two runs are the same run."""
+    decisive = ("seed", "method")  # most differ in these, which are soon compared
+    return all(stored[name] == now[name] for name in decisive) and not differing(stored, now)

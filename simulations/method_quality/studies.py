@@ -60,6 +60,7 @@ def benchmarks(data: Path | None, model: Path | None) -> dict[str, Benchmark]:
     words[SENTIMENT] = [
         "experiment=sentiment",
         f"data.num-clients={SENTIMENT_CLIENTS}",
+        "data.shift=conflicting",  # of digits alone: texts have none
         f"data.path='{data or 'sentiment4.parquet'}'",
         f"task.model='{model or 'model'}'",
     ]

@@ -98,20 +98,3 @@ def test_a_run_goes_on_in_one_folder():
     assert only.run.earlier == ("run.personalize-only", "/a")
     assert from_flat({}).run.earlier == ("", "")
     assert only.computed() == from_flat({}).computed()
-
-
-def test_settings_that_differ_are_named():
-    settings = from_flat({"lora.rank": 2, "task.head": "local"})
-    settings.check_same(settings.computed(), "run.resume", "/a")
-    with pytest.raises(SettingsError) as error:
-        settings.check_same(from_flat({"lora.alpha": 3.0}).computed(), "run.resume", "/a")
-    assert "run.resume: the run in /a had other settings" in str(error.value)
-    for words in (
-        'task.head is "local", there "shared"', "lora.rank is 2, there 4",
-        "lora.alpha is 8.0, there 3.0",
-    ):  # fmt: skip
-        assert words in str(error.value)
-    older = from_flat({}).computed()
-    del older["lora"]["dropout"]
-    with pytest.raises(SettingsError, match=r"lora\.dropout is 0\.0, there null"):
-        from_flat({}).check_same(older, "run.resume", "/a")
