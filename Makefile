@@ -1,7 +1,7 @@
 # `make run` and `make test` need Python 3.11, 3.12 or 3.13, git and make, and set up the rest in .venv.
 #
 #   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.12/bin/python3
-#   SETTINGS  settings of the run (docs/reference/settings.md)   make run SETTINGS="data.shift=shared seed=3"
+#   SETTINGS  settings of the run (docs/reference/settings.md)   make run SETTINGS="data.shift=conflicting seed=3"
 #   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--find-links wheels"
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \

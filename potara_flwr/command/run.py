@@ -45,7 +45,7 @@ def run(
 
     \b
     Example:
-      potara run data.shift=shared merge.rule=segment seed=3
+      potara run data.shift=conflicting merge.rule=segment seed=3
       potara run --runtime flwr experiment=paper
     """
     from potara_flwr.running.one_run import run_and_show

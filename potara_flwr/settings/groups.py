@@ -101,10 +101,10 @@ class DataSettings(Group):
     alpha: float = Field(
         0.5, gt=0, description="concentration of the Dirichlet label skew; small is skewed"
     )
-    shift: Literal["conflicting", "shared"] = Field(
-        "conflicting",
-        description="task shift: `conflicting` rotates the images of client k by k·90°, "
-        "`shared` rotates the images of every client by 90°",
+    shift: Literal["shared", "conflicting"] = Field(
+        "shared",
+        description="task shift: `shared` rotates the images of every client by 90°, "
+        "`conflicting` those of client k by k·90°",
     )
     train_samples: int = Field(
         100, ge=0, description="samples: most training samples a client uses; 0 is all it has"
