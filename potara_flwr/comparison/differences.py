@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from potara_flwr.comparison.runs import ComparisonError, Group, show
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds and the standard deviation over them."""
-
-    mean: float
-    deviation: float | None
-    """Sample standard deviation; None with one seed."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences."""
-
-    mean: float
-    error: float | None
-    """Two standard errors of the mean; None with one pair."""
-    pairs: int
+from potara_flwr.core.statistics import Difference, Spread, difference, spread
 
 
 @dataclass(frozen=True)
@@ -78,22 +59,6 @@ def compare(groups: Sequence[Group], reference: Sequence[str] = ()) -> list[Row]
     """
     values = _parse_reference(groups, reference)
     return [_row(group, _reference_of(group, groups, values)) for group in groups]
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Return mean and sample standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), deviation)
-
-
-def difference(values: Sequence[float]) -> Difference | None:
-    """Return the mean of differences and two standard errors of it, 2·s/√n; None without any."""
-    if not values:
-        return None
-    error = None
-    if len(values) > 1:
-        error = 2 * statistics.stdev(values) / math.sqrt(len(values))
-    return Difference(statistics.fmean(values), error, len(values))
 
 
 def client_differences(group: Group, reference: Group) -> dict[int, dict[int, float]]:

@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from potara_flwr.comparison.differences import Difference, Row, Spread
+from potara_flwr.comparison.differences import Row
 from potara_flwr.comparison.runs import show
+from potara_flwr.core.statistics import Difference
 from potara_flwr.results.html import bytes_of
 from potara_flwr.results.tables import NONE
 
@@ -32,8 +33,8 @@ def cells(row: Row, columns: Sequence[str]) -> list[str]:
     """Return the cells of a row under ``columns``."""
     found = {name: show(value) for name, value in row.group.settings.items()} | {
         "seeds": str(len(row.group.runs)),
-        "accuracy (%)": _spread(row.accuracy, 100, 1),
-        "loss": _spread(row.loss, 1, 3),
+        "accuracy (%)": row.accuracy.words(100, 1),
+        "loss": row.loss.words(1, 3),
         "bytes": bytes_of(row.num_bytes.mean),
         "steps a client": f"{row.steps.mean:.0f}" if row.steps else NONE,
         "seconds": f"{row.seconds.mean:.0f}" if row.seconds else NONE,
@@ -96,20 +97,12 @@ def csv_text(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def _spread(spread: Spread, scale: float, decimals: int) -> str:
-    mean = f"{scale * spread.mean:.{decimals}f}"
-    if spread.deviation is None:
-        return mean
-    return f"{mean} ± {scale * spread.deviation:.{decimals}f}"
-
-
 def _gain(row: Row, gain: Difference | None) -> str:
     if row.is_reference:
         return "ref."
     if gain is None:
         return NONE
-    error = f" ± {100 * gain.error:.1f}" if gain.error is not None else ""
-    return f"{100 * gain.mean:+.1f}{error} ({gain.pairs})"
+    return f"{gain.words(100)} ({gain.pairs})"
 
 
 def _plain(gain: Difference | None) -> tuple[float | None, float | None, int | None]:

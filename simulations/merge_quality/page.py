@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potara_flwr.core.statistics import spread
 from potara_flwr.merging.rules import RULES
 from potara_flwr.settings.schema import Settings
 from simulations.markdown import table
 from simulations.merge_quality.drawings import draw_regimes, draw_tuning, draw_weights
-from simulations.merge_quality.statistics import Cases, by, mean, regime_of, score, spread
+from simulations.merge_quality.statistics import Cases, by, mean, regime_of, score
 from simulations.merge_quality.tables import (
     aims_table,
     diagnosis_table,
@@ -57,7 +58,7 @@ def readme_table(cases: Cases) -> str:
         for group in regimes.values():
             seeds = [mean(100 * score(c, name) for c in of_seed)
                      for of_seed in by(group, lambda case: case["seed"]).values()]  # fmt: skip
-            cells.append(f"{mean(seeds):.1f} ± {spread(seeds):.1f}")
+            cells.append(spread(seeds).words())
         rows.append([words, *cells])
     return table(["adapter", *(f"{group}, {start}" for group, start, *_ in regimes)], rows)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from potara_flwr.core.statistics import difference
+
 ENDS = {"local": 0, "federated": 10}
 """The adapters themselves, by their place on the grid."""
 ADAPTERS = ("initial", "tuned")
@@ -65,20 +67,15 @@ def mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
 
 
-def spread(values: Sequence[float]) -> float:
-    """Return the standard deviation; 0 of a single value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def paired(cases: Cases, difference: Callable[[dict[str, Any]], float]) -> tuple[float, float]:
+def paired(cases: Cases, gain: Callable[[dict[str, Any]], float]) -> tuple[float, float]:
     """Return the mean of paired differences and two standard errors of it.
 
     The cases of one client at one seed share its data and count as one.
     """
     clients = by(cases, lambda case: (case["group"], case["seed"], case["client"]))
-    means = [mean(map(difference, group)) for group in clients.values()]
-    error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.inf
-    return mean(map(difference, cases)), 2 * error
+    found = difference([mean(map(gain, group)) for group in clients.values()])
+    error = math.inf if found is None or found.error is None else found.error
+    return mean(map(gain, cases)), error
 
 
 def regime_words(regime: tuple[str, str, int, int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from potara_flwr.core.statistics import spread
 from potara_flwr.merging.rules import RULES
 from simulations.markdown import table
 from simulations.merge_quality.candidates import CANDIDATES, EVALUATIONS
@@ -17,7 +18,6 @@ from simulations.merge_quality.statistics import (
     regime_words,
     regret,
     score,
-    spread,
     weight_correlation,
 )
 
@@ -51,7 +51,7 @@ def rule_row(cases: Cases, rule: str) -> list[str]:
         cost = f"{100 * cost_of(cases, rule):.1f}"
     return [
         f"**{rule}**" if rule in SHIPPED else rule,
-        f"{mean(seeds):.2f} ± {spread(seeds):.2f}",
+        spread(seeds).words(decimals=2),
         f"{max(regimes.values()):.2f}",
         f"{against:+.2f} ± {noise:.2f}",
         f"{loss:.3f}",

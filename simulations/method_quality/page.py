@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from potara_flwr.comparison.differences import Difference, Row, Spread, compare, spread
+from potara_flwr.comparison.differences import Row, compare
 from potara_flwr.comparison.drawings import accuracy_against_bytes
 from potara_flwr.comparison.runs import Group
+from potara_flwr.core.statistics import spread
 from potara_flwr.methods import METHODS
 from potara_flwr.results.html import png_of
 from potara_flwr.settings.schema import Settings
@@ -89,7 +90,7 @@ def transports_table(rows: Sequence[Row]) -> str:
         ["`method`", "`federation.transport`", "accuracy (%)", "over float32 (points)", "seeds",
          "MB a client"],
         [
-            [*map(str, row.group.settings.values()), _spread(row.accuracy), _gain(row),
+            [*map(str, row.group.settings.values()), row.accuracy.words(100), _gain(row),
              str(len(row.group.runs)), _megabytes(row)]
             for row in rows
         ],
@@ -144,7 +145,7 @@ def verdict(rows: Sequence[Row]) -> str:
             continue
         sure = gain.error is not None and abs(gain.mean) > gain.error
         group = (ahead if gain.mean > 0 else behind) if sure else even
-        group.append(f"{row.group.settings['method']} ({_points(gain)})")
+        group.append(f"{row.group.settings['method']} ({gain.words(100)})")
     parts = [
         f"{what}: {', '.join(names) or 'none'}"
         for what, names in (
@@ -293,7 +294,7 @@ def _method_cells(row: Row) -> list[str]:
     weight = [c["seconds"]["weight"] for c in clients if "weight" in c["seconds"]]
     return [
         f"`{row.group.settings['method']}`",
-        _spread(row.accuracy),
+        row.accuracy.words(100),
         f"{100 * statistics.fmean(worst):.1f}",
         _gain(row),
         str(len(runs)),
@@ -312,17 +313,7 @@ def _megabytes(row: Row) -> str:
     return f"{spread(each).mean:.2f}"
 
 
-def _spread(found: Spread) -> str:
-    deviation = f" ± {100 * found.deviation:.1f}" if found.deviation is not None else ""
-    return f"{100 * found.mean:.1f}{deviation}"
-
-
 def _gain(row: Row) -> str:
     if row.is_reference or row.over_seeds is None:
         return "–"
-    return _points(row.over_seeds)
-
-
-def _points(gain: Difference) -> str:
-    error = f" ± {100 * gain.error:.1f}" if gain.error is not None else ""
-    return f"{100 * gain.mean:+.1f}{error}"
+    return row.over_seeds.words(100)

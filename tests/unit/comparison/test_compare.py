@@ -9,17 +9,11 @@ import pytest
 from compared_runs import store_run, store_sweep
 
 from potara_flwr.command.main import main
-from potara_flwr.comparison.differences import (
-    Difference,
-    Spread,
-    compare,
-    difference,
-    remarks,
-    spread,
-)
+from potara_flwr.comparison.differences import compare, remarks
 from potara_flwr.comparison.drawings import figures_of, side_by_side
 from potara_flwr.comparison.runs import ComparisonError, common, find, group
 from potara_flwr.comparison.tables import cells, headers
+from potara_flwr.core.statistics import Difference, Spread
 
 
 def rows_of(folder, *reference):
@@ -35,18 +29,6 @@ def two_methods(tmp_path):
     store_run(tmp_path / "b1", {"method": "potara", "seed": 1}, {0: 0.6, 1: 0.8})
     store_run(tmp_path / "b2", {"method": "potara", "seed": 2}, {0: 0.7, 1: 0.9})
     return tmp_path
-
-
-def test_a_spread_is_the_sample_standard_deviation():
-    assert spread([1.0, 2.0, 3.0]) == Spread(2.0, 1.0)
-    assert spread([0.5]) == Spread(0.5, None)
-
-
-def test_a_difference_has_two_standard_errors():
-    # s² = ((−1)² + 0² + 1²) / 2 = 1, so 2·s/√n = 2/√3.
-    assert difference([1.0, 2.0, 3.0]) == Difference(2.0, pytest.approx(2 / math.sqrt(3)), 3)
-    assert difference([0.5]) == Difference(0.5, None, 1)
-    assert difference([]) is None
 
 
 def test_rows_have_the_numbers_of_a_calculation_by_hand(two_methods):
