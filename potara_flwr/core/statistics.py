@@ -31,6 +31,11 @@ class Difference:
     """Two standard errors of the mean; None with one pair."""
     pairs: int
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the mean is further from 0 than its error."""
+        return self.error is not None and abs(self.mean) > self.error
+
     def words(self, scale: float = 1.0, decimals: int = 1) -> str:
         """Return mean and error, e.g. ``+2.8 ± 1.1``."""
         mean = f"{scale * self.mean:+.{decimals}f}"

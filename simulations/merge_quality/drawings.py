@@ -58,8 +58,9 @@ def draw_tuning(cases: Cases) -> Figure:
     ):
         gains = [paired(group, lead(rule, "tuned")) for group in regimes.values()]
         places = [index + 0.27 * (shift - 1) for index in range(len(gains))]
-        axes.bar(places, [gain for gain, _ in gains], 0.25, color=colour, label=rule)
-        axes.errorbar(places, [gain for gain, _ in gains], [noise for _, noise in gains],
+        heights = [gain.mean for gain in gains]
+        axes.bar(places, heights, 0.25, color=colour, label=rule)
+        axes.errorbar(places, heights, [gain.error or 0.0 for gain in gains],
                       fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)  # fmt: skip
     axes.axhline(0, color=BLACK, linewidth=0.8)
     labels = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from potara_flwr.core.statistics import spread
 from potara_flwr.merging.rules import RULES
 from potara_flwr.settings.schema import Settings
 from simulations.markdown import table
 from simulations.merge_quality.drawings import draw_regimes, draw_tuning, draw_weights
-from simulations.merge_quality.statistics import Cases, by, mean, regime_of, score
+from simulations.merge_quality.statistics import Cases, by, over_seeds, points, regime_of
 from simulations.merge_quality.tables import (
     aims_table,
     diagnosis_table,
@@ -52,14 +51,10 @@ def readme_table(cases: Cases) -> str:
         **{rule: rule for rule in RULES},
         "oracle": "oracle",
     }
-    rows = []
-    for name, words in names.items():
-        cells = []
-        for group in regimes.values():
-            seeds = [mean(100 * score(c, name) for c in of_seed)
-                     for of_seed in by(group, lambda case: case["seed"]).values()]  # fmt: skip
-            cells.append(spread(seeds).words())
-        rows.append([words, *cells])
+    rows = [
+        [words, *(over_seeds(c, points(name)).words() for c in regimes.values())]
+        for name, words in names.items()
+    ]
     return table(["adapter", *(f"{group}, {start}" for group, start, *_ in regimes)], rows)
 
 

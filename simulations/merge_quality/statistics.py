@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scipy.stats import spearmanr
 
-from potara_flwr.core.statistics import difference
+from potara_flwr.core.statistics import Difference, Spread, difference, spread
 
 ENDS = {"local": 0, "federated": 10}
 """The adapters themselves, by their place on the grid."""
@@ -37,6 +38,11 @@ def oracle_weight(case: dict[str, Any]) -> float:
     """Return the grid point with the best test accuracy; of equals, the lowest loss."""
     grid = case["grid"]
     return max(range(len(grid)), key=lambda k: (grid[k]["accuracy"], -grid[k]["loss"])) / 10
+
+
+def points(rule: str) -> Callable[[dict[str, Any]], float]:
+    """Return what a rule or adapter reaches on a case, in points of accuracy."""
+    return lambda case: 100 * score(case, rule)
 
 
 def lead(rule: str, over: str) -> Callable[[dict[str, Any]], float]:
@@ -67,15 +73,20 @@ def mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
 
 
-def paired(cases: Cases, gain: Callable[[dict[str, Any]], float]) -> tuple[float, float]:
-    """Return the mean of paired differences and two standard errors of it.
+def over_seeds(cases: Cases, value: Callable[[dict[str, Any]], float]) -> Spread:
+    """Return mean and spread over seeds of each seed's mean."""
+    groups = by(cases, lambda case: case["seed"]).values()
+    return spread([mean(map(value, group)) for group in groups])
 
-    The cases of one client at one seed share its data and count as one.
+
+def paired(cases: Cases, gain: Callable[[dict[str, Any]], float]) -> Difference:
+    """Return the mean of paired differences and its error, for which the cases of one client at one
+    seed, which share its data, count as one.
     """
     clients = by(cases, lambda case: (case["group"], case["seed"], case["client"]))
     found = difference([mean(map(gain, group)) for group in clients.values()])
-    error = math.inf if found is None or found.error is None else found.error
-    return mean(map(gain, cases)), error
+    assert found is not None  # there are cases
+    return replace(found, mean=mean(map(gain, cases)))
 
 
 def regime_words(regime: tuple[str, str, int, int]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from potara_flwr.core.statistics import spread
 from potara_flwr.merging.rules import RULES
 from simulations.markdown import table
 from simulations.merge_quality.candidates import CANDIDATES, EVALUATIONS
@@ -13,6 +12,7 @@ from simulations.merge_quality.statistics import (
     cost_of,
     lead,
     mean,
+    over_seeds,
     paired,
     regime_of,
     regime_words,
@@ -26,10 +26,6 @@ SHIPPED = (*RULES, "excess-loss + fallback", "variance-trace + fallback")
 
 def rule_row(cases: Cases, rule: str) -> list[str]:
     """Return a rule's row of the main table."""
-    seeds = [
-        mean(regret(case, rule) for case in group)
-        for group in by(cases, lambda case: case["seed"]).values()
-    ]
     regimes = {
         name: mean(regret(case, rule) for case in group)
         for name, group in by(cases, regime_of).items()
@@ -41,7 +37,6 @@ def rule_row(cases: Cases, rule: str) -> list[str]:
         score(case, rule) >= max(score(case, "local"), score(case, "federated")) - 1e-9
         for case in cases
     )
-    against, noise = paired(cases, lead("grid", rule))
     if rule in ENDS or rule in ("uniform",):
         correlation = "–"
     else:
@@ -51,9 +46,9 @@ def rule_row(cases: Cases, rule: str) -> list[str]:
         cost = f"{100 * cost_of(cases, rule):.1f}"
     return [
         f"**{rule}**" if rule in SHIPPED else rule,
-        spread(seeds).words(decimals=2),
+        over_seeds(cases, lambda case: regret(case, rule)).words(decimals=2),
         f"{max(regimes.values()):.2f}",
-        f"{against:+.2f} ± {noise:.2f}",
+        paired(cases, lead("grid", rule)).words(decimals=2),
         f"{loss:.3f}",
         f"{100 * kept:.0f}",
         correlation,
@@ -101,7 +96,7 @@ def tuning_table(cases: Cases) -> str:
         ]
         words = regime_words(regime)
         rows.append([words[0], *words[2:], f"{100 * mean(score(c, 'tuned') for c in group):.1f}",
-                     *(f"{gain:+.2f} ± {noise:.2f}" for gain, noise in gains)])  # fmt: skip
+                     *(gain.words(decimals=2) for gain in gains)])  # fmt: skip
     return table(
         ["group", "samples", "rounds", "fine-tuned (%)", "local", "excess-loss",
          "excess-loss + fallback", "grid", "oracle"],
@@ -114,9 +109,7 @@ def refit_table(cases: Cases) -> str:
     rows = []
     both = [case for case in cases if case["kept_out"] is not None]
     for regime, group in by(both, regime_of).items():
-        gain, noise = paired(
-            group, lambda case: 100 * (score(case, "excess-loss") - case["kept_out"])
-        )
+        gain = paired(group, lambda case: 100 * (score(case, "excess-loss") - case["kept_out"]))
         out, back = (
             f"{100 * mean(values):.1f}"
             for values in (
@@ -125,7 +118,7 @@ def refit_table(cases: Cases) -> str:
             )
         )
         words = regime_words(regime)
-        rows.append([words[0], *words[2:], out, back, f"{gain:+.2f} ± {noise:.2f}"])
+        rows.append([words[0], *words[2:], out, back, gain.words(decimals=2)])
     return table(
         ["group", "samples", "rounds", "kept out (%)", "refit (%)", "refit over kept out (points)"],
         rows,
@@ -146,7 +139,7 @@ def starts_table(cases: Cases) -> str:
                                                                        "excess-loss"))}
             for key, warm in sides["warm"].items()
         ]  # fmt: skip
-        gain, noise = paired(joined, lambda case: float(case["gain"]))
+        gain = paired(joined, lambda case: float(case["gain"]))
         accuracies = [
             f"{100 * mean(score(case, 'excess-loss') for case in side.values()):.1f}"
             for side in sides.values()
@@ -156,7 +149,7 @@ def starts_table(cases: Cases) -> str:
         # receives the last one.
         megabytes = (2 * rounds + 1) * members[0]["adapter_bytes"] / 1e6
         rows.append([words[0], *words[2:], f"{megabytes:.1f}", str(members[0]["steps"]),
-                     *accuracies, f"{gain:+.2f} ± {noise:.2f}"])  # fmt: skip
+                     *accuracies, gain.words(decimals=2)])  # fmt: skip
     return table(
         ["group", "samples", "rounds", "MB", "steps", "cold (%)", "warm (%)",
          "warm over cold (points)"],
@@ -238,7 +231,7 @@ def samples_table(cases: Cases) -> str:
     rows = [
         [rule.removeprefix("excess-loss, ") if "," in rule else "30 samples",
          f"{mean(regret(case, rule) for case in cases):.2f}",
-         "{:+.2f} ± {:.2f}".format(*paired(cases, lead("excess-loss", rule)))]
+         paired(cases, lead("excess-loss", rule)).words(decimals=2)]
         for rule in rules
     ]  # fmt: skip
     return table(["calibration samples", "regret (points)", "against 30"], rows)
@@ -251,9 +244,9 @@ def verdict(cases: Cases, what: str) -> str:
     best, *others = sorted(rules, key=means.__getitem__)
     compared = []
     for rule in others:
-        gap, noise = paired(cases, lead(best, rule))
-        word = "beyond the noise" if abs(gap) > noise else "within the noise"
-        compared.append(f"{rule} {gap:+.2f} ± {noise:.2f} ({word})")
+        gap = paired(cases, lead(best, rule))
+        word = "beyond the noise" if gap.is_sure else "within the noise"
+        compared.append(f"{rule} {gap.words(decimals=2)} ({word})")
     honest = mean(100 * (score(case, "oracle") - case["oracle_of_halves"]) for case in cases)
     return (
         f"On {what} **{best}** has the lowest mean regret of the rules that ship, "
@@ -266,11 +259,11 @@ def verdict(cases: Cases, what: str) -> str:
 def aims_table(cases: Cases) -> str:
     """Return what the default rule was to reach on digits, and what it has reached."""
     regimes = by(cases, regime_of)
-    against, noise = paired(cases, lead("grid", "excess-loss"))
+    against = paired(cases, lead("grid", "excess-loss"))
     worst = max(mean(regret(c, "excess-loss") for c in group) for group in regimes.values())
     gains = {
         shift: [
-            paired(group, lead("excess-loss", "tuned"))[0]
+            paired(group, lead("excess-loss", "tuned")).mean
             for group in regimes.values()
             if (group[0]["group"], group[0]["start"]) == (shift, "warm")
         ]
@@ -283,8 +276,8 @@ def aims_table(cases: Cases) -> str:
     rows = [
         (
             "no worse than the grid, paired (points)",
-            f"{against:+.2f} ± {noise:.2f}",
-            against < noise,
+            against.words(decimals=2),
+            against.mean <= 0 or not against.is_sure,
         ),
         (
             "forward passes beyond the gradient pass, of the grid's",

@@ -143,8 +143,7 @@ def verdict(rows: Sequence[Row]) -> str:
     for row in rows:
         if (gain := row.over_seeds) is None:
             continue
-        sure = gain.error is not None and abs(gain.mean) > gain.error
-        group = (ahead if gain.mean > 0 else behind) if sure else even
+        group = (ahead if gain.mean > 0 else behind) if gain.is_sure else even
         group.append(f"{row.group.settings['method']} ({gain.words(100)})")
     parts = [
         f"{what}: {', '.join(names) or 'none'}"

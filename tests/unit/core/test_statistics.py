@@ -19,6 +19,11 @@ def test_a_difference_has_two_standard_errors():
     assert difference([]) is None
 
 
+def test_a_difference_is_sure_beyond_two_standard_errors():
+    sure = {(1.0, 2.0, 3.0): True, (-1.0, -2.0, -3.0): True, (0.0, 1.0, 2.0): False, (5.0,): False}
+    assert {values: difference(values).is_sure for values in sure} == sure
+
+
 def test_words_have_a_spread_where_there_is_one():
     assert spread([0.85, 0.87]).words(100) == "86.0 ± 1.4"
     assert spread([0.85]).words(decimals=2) == "0.85"
