@@ -11,17 +11,17 @@ from flwr.app import Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
 from flwr.supercore import log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from potara_flwr import client_app, server_app
+from potara_flwr.messages.grid import RunGrid
 from potara_flwr.settings.schema import Settings
 from potara_flwr.training.local_steps import one_thread
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(RunGrid):
     """A grid whose nodes are calls of a ClientApp, one after the other.
 
     Parameters
@@ -41,7 +41,7 @@ class InProcessGrid(Grid):
         num_nodes = num_nodes or settings.data.num_clients
         run_id = uuid.uuid4().int >> 65
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 0, 0
-        self._run = Run.create_empty(run_id)
+        super().__init__(Run.create_empty(run_id))
         self.contexts = {
             node: Context(
                 run_id=run_id,
@@ -53,26 +53,6 @@ class InProcessGrid(Grid):
             for node in range(1, num_nodes + 1)
         }
         self._waiting: dict[str, Message] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the nodes."""

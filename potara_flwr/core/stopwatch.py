@@ -13,11 +13,16 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, phase: str) -> None:
-        """Add the time since the last lap to a phase."""
-        now = time.perf_counter()
-        self.add({phase: now - self._last})
-        self._last = now
+    def running(self) -> float:
+        """Return the time since the last lap."""
+        return time.perf_counter() - self._last
+
+    def lap(self, phase: str) -> float:
+        """Add the time since the last lap to a phase, and return it."""
+        seconds = self.running()
+        self._last += seconds
+        self.add({phase: seconds})
+        return seconds
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Add seconds to phases."""

@@ -7,8 +7,9 @@ and writes down who did not answer.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
@@ -42,17 +43,44 @@ def content_bytes(content: RecordDict) -> int:
     return sum(len(item.deflate()) for item in get_all_nested_objects(content).values())
 
 
-def round_of(message: Message) -> int | None:
+def message_round(message: Message) -> int | None:
     """Return the round a message belongs to (its Flower group id), None after the rounds."""
     return int(message.metadata.group_id) if message.metadata.group_id else None
 
 
-def kind_of(message: Message) -> str:
+def message_kind(message: Message) -> str:
     """Return what a message asks for: describe, train, evaluate or personalize."""
     return message.metadata.message_type.rpartition(".")[2]
 
 
-class MeteredGrid(Grid):
+class RunGrid(Grid):
+    """What is the same in every grid of this package: the run, and what a message is."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+
+class MeteredGrid(RunGrid):
     """A grid that measures, orders and reports what goes through another one.
 
     Parameters
@@ -64,31 +92,11 @@ class MeteredGrid(Grid):
     """
 
     def __init__(self, grid: Grid, ledger: Ledger) -> None:
+        super().__init__(grid.run)
         self.inner = grid
         self.ledger = ledger
         self.clients = ledger.clients
-        self.on_reply: Callable[[Message], None] = lambda reply: None
         self._alone = False
-
-    def set_run(self, run: Run) -> None:
-        """Set the run of the inner grid."""
-        self.inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The inner grid's run."""
-        return self.inner.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message."""
-        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the connected nodes."""
@@ -103,10 +111,16 @@ class MeteredGrid(Grid):
         return self.inner.pull_messages(message_ids)
 
     def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,
+        on_reply: Callable[[Message], None] = lambda reply: None,
     ) -> list[Message]:
         """Send messages and wait for the replies, at most ``timeout`` seconds. That is how long the
         messages live, too: nobody begins, or goes on with, work that comes too late.
+
+        ``on_reply`` is called with each reply when it arrives.
 
         Returns
         -------
@@ -114,18 +128,7 @@ class MeteredGrid(Grid):
             The replies, errors among them, sorted by client.
         """
         sent = sorted(messages, key=lambda message: self._order(message.metadata.dst_node_id))
-        # The clients of a round are sent the same content: it is measured once.
-        contents = {id(message.content): message.content for message in sent}
-        sizes = {key: content_bytes(content) for key, content in contents.items()}
-        exchanges = {
-            message.metadata.dst_node_id: Exchange(
-                message.metadata.dst_node_id,
-                round_of(message),
-                kind_of(message),
-                sizes[id(message.content)],
-            )
-            for message in sent
-        }
+        exchanges = self._exchanges(sent)
         self.ledger.exchanges += exchanges.values()
         if timeout is not None:
             for message in sent:
@@ -133,26 +136,45 @@ class MeteredGrid(Grid):
         pushed = zip(self.push_messages(sent), sent, strict=False)
         waiting = {message_id: message for message_id, message in pushed if message_id}
         replies: dict[int, Message] = {}
-        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-        while waiting and time.monotonic() < deadline:
-            arrived = self._pull(waiting)
-            for reply in arrived:
-                answered = reply.metadata.reply_to_message_id
-                if answered not in waiting:
-                    self._refuse_unasked(reply, exchanges)
-                    continue
-                message = waiting.pop(answered)
-                exchange = exchanges[message.metadata.dst_node_id]
-                exchange.bytes_up, replies[exchange.node] = self._read(reply, message)
-                self.on_reply(replies[exchange.node])
-            if not arrived:
-                time.sleep(POLL_SECONDS)
+        for reply in self._arriving(waiting, math.inf if timeout is None else timeout):
+            asked = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if asked is None:
+                self._refuse_unasked(reply, exchanges)
+                continue
+            node = asked.metadata.dst_node_id
+            exchanges[node].bytes_up, replies[node] = self._read(reply, asked)
+            on_reply(replies[node])
         for node, exchange in exchanges.items():
             if node in self.clients and node not in replies:
                 self.ledger.miss(
                     self.clients[node], exchange.round, exchange.kind, f"no reply in {timeout:g} s"
                 )
         return [replies[node] for node in sorted(replies, key=self._order)]
+
+    def _exchanges(self, sent: Iterable[Message]) -> dict[int, Exchange]:
+        """Return node id → what is written down of its message.
+
+        The clients of a round are sent the same content: it is measured once.
+        """
+        sizes: dict[int, int] = {}
+        exchanges = {}
+        for message in sent:
+            content, node = message.content, message.metadata.dst_node_id
+            if id(content) not in sizes:
+                sizes[id(content)] = content_bytes(content)
+            exchanges[node] = Exchange(
+                node, message_round(message), message_kind(message), sizes[id(content)]
+            )
+        return exchanges
+
+    def _arriving(self, waiting: Mapping[str, Message], timeout: float) -> Iterator[Message]:
+        """Yield replies as they arrive, until nothing is ``waiting`` or the time is over."""
+        deadline = time.monotonic() + timeout
+        while waiting and time.monotonic() < deadline:
+            arrived = self._pull(waiting)
+            yield from arrived
+            if not arrived:
+                time.sleep(POLL_SECONDS)
 
     def _pull(self, waiting: Mapping[str, Message]) -> list[Message]:
         """Return the replies that have arrived.

@@ -136,13 +136,16 @@ class Ledger:
         """Name a client in a line for people."""
         if client is None:
             return "a node that is no client"
-        named = client < len(self.names)
-        return f"client {client} ({self.names[client]})" if named else f"client {client}"
+        name = self._name(client)
+        return f"client {client} ({name})" if name else f"client {client}"
+
+    def _name(self, client: int | None) -> str:
+        """Return a client's name, empty where it has none."""
+        return self.names[client] if client is not None and client < len(self.names) else ""
 
     def _named(self, absence: Absence) -> dict[str, Any]:
-        named = absence.client is not None and absence.client < len(self.names)
-        name = {"name": self.names[absence.client or 0]} if named else {}
-        return {"client": absence.client, **name} | asdict(absence)
+        name = self._name(absence.client)
+        return {"client": absence.client, **({"name": name} if name else {})} | asdict(absence)
 
     def _absent(self, absences: list[Absence], word: str, absence: Absence) -> None:
         where = "" if not absence.round else f", round {absence.round}"

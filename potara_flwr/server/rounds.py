@@ -6,17 +6,65 @@ that was interrupted goes on with the numbers that it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from logging import INFO
+from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
+
+from potara_flwr.strategies.lora_averaging import LoraAveraging
+from potara_flwr.strategies.private import PrivateAveraging
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What came of a round."""
+
+    round: int
+    arrays: ArrayRecord
+    """The server's, after the round."""
+    clients: list[int]
+    """Those that were asked to train."""
+    training_loss: float
+    training_seconds: float
+    """Of a client's optimizer steps, the mean."""
+    norm_ratio: float | None
+    """The largest norm of an update over their median, before any limit."""
+    aggregation_error: float | None
+    """Relative, of an average that is ``exact`` but for its rank."""
+    loss: float | None
+    """Mean over the clients that evaluated, if any did; so is ``accuracy``."""
+    accuracy: float | None
+
+    @classmethod
+    def of(
+        cls,
+        server_round: int,
+        arrays: ArrayRecord,
+        trained: MetricRecord,
+        evaluated: MetricRecord | None,
+    ) -> RoundResult:
+        """Return what a strategy has returned of a round, as numbers."""
+        train: Mapping[str, Any] = trained
+        scores: Mapping[str, Any] = evaluated or {}
+        return cls(
+            round=server_round,
+            arrays=arrays,
+            clients=train["clients"],
+            training_loss=train["loss"],
+            training_seconds=train["seconds"],
+            norm_ratio=train.get("norm-ratio"),
+            aggregation_error=train.get("aggregation-error"),
+            loss=scores.get("loss"),
+            accuracy=scores.get("accuracy"),
+        )
 
 
 def run_rounds(
-    strategy: Strategy,
+    strategy: LoraAveraging | PrivateAveraging,
     grid: Grid,
     arrays: ArrayRecord,
     *,
@@ -24,9 +72,8 @@ def run_rounds(
     total: int,
     timeout: float,
     run_key: str,
-    after_round: Callable[[int, ArrayRecord], None],
-) -> ArrayRecord:
-    """Run the rounds ``done`` + 1 … ``total``; return the server's arrays after the last one.
+) -> Iterator[RoundResult]:
+    """Run the rounds ``done`` + 1 … ``total``; yield the result of each once it has ended.
 
     Parameters
     ----------
@@ -36,8 +83,6 @@ def run_rounds(
         Seconds to wait for the replies of a round.
     run_key : str
         Goes out with every message, next to the round.
-    after_round : function
-        Is called after each round with its number and the server's arrays.
     """
     strategy.summary()
     for server_round in range(done + 1, total + 1):
@@ -45,11 +90,9 @@ def run_rounds(
         config = ConfigRecord({"run-key": run_key})
         messages = strategy.configure_train(server_round, arrays, config, grid)
         replies = grid.send_and_receive(messages, timeout=timeout)
-        averaged, _ = strategy.aggregate_train(server_round, replies)
-        arrays = arrays if averaged is None else averaged
+        arrays, trained = strategy.aggregate_train(server_round, replies)
         config = ConfigRecord({"run-key": run_key})
         messages = strategy.configure_evaluate(server_round, arrays, config, grid)
         replies = grid.send_and_receive(messages, timeout=timeout)
-        strategy.aggregate_evaluate(server_round, replies)
-        after_round(server_round, arrays)
-    return arrays
+        evaluated = strategy.aggregate_evaluate(server_round, replies)
+        yield RoundResult.of(server_round, arrays, trained, evaluated)

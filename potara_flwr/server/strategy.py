@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from logging import WARNING
 from typing import Any
 
-from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from potara_flwr.messages.ledger import Ledger
@@ -30,24 +30,15 @@ def strategy_of(
     }
     if federation.weighting == "examples" and (warning := outweighs(in_training)):
         log(WARNING, "%s", warning)
-    options: dict[str, Any] = {
-        "seed": settings.seed,
-        "fraction_train": federation.fraction_train,
-        "fraction_evaluate": federation.fraction_evaluate,
-        "min_reply_fraction": federation.min_reply_fraction,
-        "ledger": ledger,
-        "aggregation": federation.aggregation,
-        "transport": federation.transport,
-        "weighting": federation.weighting,
-        "max_norm_ratio": federation.max_norm_ratio,
-        "num_examples": {
-            "train": in_training,
-            "evaluate": {client: told.num_test for client, told in descriptions.items()},
-        },
-    }
-    if norm := settings.privacy.clipping_norm:
-        return ClippedAveraging(ledger.clients, clipping_norm=norm, **options)
-    return method.strategy(ledger.clients, **options)
+    in_evaluation = {client: told.num_test for client, told in descriptions.items()}
+    norm = settings.privacy.clipping_norm
+    strategy = partial(ClippedAveraging, clipping_norm=norm) if norm else method.strategy
+    return strategy(
+        federation,
+        ledger,
+        seed=settings.seed,
+        num_examples={"train": in_training, "evaluate": in_evaluation},
+    )
 
 
 def outweighs(num_examples: Mapping[int, int]) -> str:
@@ -65,7 +56,7 @@ def outweighs(num_examples: Mapping[int, int]) -> str:
     return ""
 
 
-def with_noise(strategy: LoraAveraging, settings: Settings) -> Strategy:
+def with_noise(strategy: LoraAveraging, settings: Settings) -> LoraAveraging | PrivateAveraging:
     """Return the strategy that runs the rounds: with the server's noise, where there is some."""
     if isinstance(strategy, ClippedAveraging):
         return PrivateAveraging(strategy, settings.privacy, settings.seed)

@@ -26,6 +26,7 @@ from potara_flwr.core.seeds import derive_seed
 from potara_flwr.messages.checking import ReplySpec, find_fault
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.transport import Arrays, decode, encode
+from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import (
     exact_average,
     norm_limit,
@@ -61,26 +62,12 @@ class LoraAveraging(FedAvg):
 
     Parameters
     ----------
-    clients : dict of int to int
-        Node id → client, of every client that takes part.
+    federation : FederationSettings
+        Who takes part in a round, how adapters travel and are averaged, which are refused.
+    ledger : Ledger
+        Names the clients that take part; refused replies are written down there.
     seed : int
         Decides which clients take part in each round.
-    fraction_train : float
-        Share of the clients that train in a round; at least one does.
-    fraction_evaluate : float
-        Share of the clients that evaluate after a round; 0 is none.
-    min_reply_fraction : float
-        Share of a round's clients that must send an update that can be used.
-    ledger : Ledger
-        Where refused replies are written down.
-    aggregation : str
-        ``factors`` or ``exact`` (:mod:`potara_flwr.strategies.averages`).
-    transport : str
-        How adapters travel (:mod:`potara_flwr.messages.transport`).
-    weighting : str
-        ``examples`` weights clients by their training samples, ``uniform`` gives all the same.
-    max_norm_ratio : float
-        How many times the median norm a client's update may have; 0 is no limit.
     num_examples : mapping, optional
         ``train`` and ``evaluate`` → client → the samples that it has told of, which all its replies
         must be about.
@@ -88,56 +75,35 @@ class LoraAveraging(FedAvg):
 
     def __init__(
         self,
-        clients: Mapping[int, int],
+        federation: FederationSettings,
+        ledger: Ledger,
         *,
         seed: int,
-        fraction_train: float,
-        fraction_evaluate: float,
-        min_reply_fraction: float,
-        ledger: Ledger,
-        aggregation: str = "factors",
-        transport: str = "float32",
-        weighting: str = "examples",
-        max_norm_ratio: float = 0.0,
         num_examples: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
         super().__init__(
-            fraction_train=fraction_train,
-            fraction_evaluate=fraction_evaluate,
+            fraction_train=federation.fraction_train,
+            fraction_evaluate=federation.fraction_evaluate,
             min_train_nodes=1,
             min_evaluate_nodes=1,
             min_available_nodes=1,
             evaluate_metrics_aggr_fn=mean_over_clients,
         )
-        self.clients = clients
-        self.seed = seed
-        self.min_reply_fraction = min_reply_fraction
+        self.federation = federation
         self.ledger = ledger
-        self.aggregation = aggregation
-        self.transport = transport
-        self.weighting = weighting
-        self.max_norm_ratio = max_norm_ratio
+        self.clients = ledger.clients
+        self.seed = seed
         self.num_examples = num_examples or {}
-        self.sampled: list[int] = []
-        """The clients that train in the current round."""
-        self.train_metrics: MetricRecord | None = None
-        """The averaged training metrics of the current round."""
-        self.evaluate_metrics: MetricRecord | None = None
-        """The averaged scores of the current round; None where nobody evaluated."""
-        self.updates: dict[int, Arrays] = {}
-        """The adapters of the clients that sent a usable one in the current round."""
-        self.aggregation_error: float | None = None
-        """Relative error of the current round's average, where it is ``exact`` but for its rank."""
-        self.norm_ratio: float | None = None
-        """The largest norm of the current round's updates, over their median, before any limit."""
+        self._sent: dict[int, EncodedAdapter] = {}
+        """Client → what it was sent, of those that train in the round that goes on."""
         self._residuals: dict[int | None, Arrays] = {}
         self._last: tuple[ArrayRecord, EncodedAdapter] | None = None
-        self._sent: dict[int, EncodedAdapter] = {}
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
         super().summary()
-        log(INFO, "\t└──> Replies needed: %.0f %% of a round", 100 * self.min_reply_fraction)
+        needed = 100 * self.federation.min_reply_fraction
+        log(INFO, "\t└──> Replies needed: %.0f %% of a round", needed)
 
     def sample_size(self, fraction: float) -> int:
         """Return how many clients a round has."""
@@ -154,7 +120,7 @@ class LoraAveraging(FedAvg):
         self, updates: Sequence[Arrays], weights: Sequence[float]
     ) -> tuple[Arrays, float | None]:
         """Return the average of adapters, and its relative error where that is measured."""
-        if self.aggregation == "exact":
+        if self.federation.aggregation == "exact":
             return exact_average(updates, weights)
         return weighted_average(updates, weights), None
 
@@ -166,7 +132,8 @@ class LoraAveraging(FedAvg):
 
     def encode(self, client: int | None, values: Arrays) -> EncodedAdapter:
         """Return arrays as they travel to a client, or to all where None."""
-        sent, self._residuals[client] = encode(values, self.transport, self._residuals.get(client))
+        residuals = self._residuals.get(client)
+        sent, self._residuals[client] = encode(values, self.federation.transport, residuals)
         return self._as_sent(sent)
 
     def state(self, arrays: ArrayRecord) -> Arrays:
@@ -191,16 +158,18 @@ class LoraAveraging(FedAvg):
             self._last = arrays, self._as_sent(sent)
 
     def _as_sent(self, encoded: Arrays) -> EncodedAdapter:
-        return EncodedAdapter(record_of(encoded), decode(encoded, self.transport))
+        return EncodedAdapter(record_of(encoded), decode(encoded, self.federation.transport))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Configure the next round of federated training."""
         nodes = self.sample(server_round, self.fraction_train, "train")
-        self.sampled = [self.clients[node] for node in nodes]
-        self._sent = {client: self.sent_to(client, arrays) for client in self.sampled}
-        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+        self._sent = {
+            self.clients[node]: self.sent_to(self.clients[node], arrays) for node in nodes
+        }
+        config["server-round"] = server_round
+        return self._messages(arrays, config, nodes, MessageType.TRAIN, str(server_round))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -209,12 +178,28 @@ class LoraAveraging(FedAvg):
         if self.fraction_evaluate == 0.0:
             return []
         nodes = self.sample(server_round, self.fraction_evaluate, "evaluate")
-        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+        config["server-round"] = server_round
+        return self._messages(arrays, config, nodes, MessageType.EVALUATE, str(server_round))
+
+    def configure_personalize(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Iterable[int]
+    ) -> Iterable[Message]:
+        """Configure what comes after the last round, of these nodes."""
+        config["server-round"] = server_round
+        return self._messages(arrays, config, nodes, "query.personalize")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Check the replies and average the ones that can be used.
+
+        Returns
+        -------
+        tuple
+            The average, and the round's metrics: the clients' averaged ``loss`` and ``seconds``,
+            the ``clients`` that were asked, ``norm-ratio``, the largest norm of an update over
+            their median, before any limit, and ``aggregation-error``, the average's relative error
+            where it is ``exact`` but for its rank.
 
         Raises
         ------
@@ -222,72 +207,77 @@ class LoraAveraging(FedAvg):
             Fewer than ``min_reply_fraction`` of the round's clients sent a usable update.
         """
         good = self._usable(server_round, replies, "train")
-        self.updates = self._updates(server_round, good)
-        needed = math.ceil(self.min_reply_fraction * len(self.sampled))
-        if len(self.updates) < needed:
+        updates, norm_ratio = self._updates(server_round, good)
+        needed = math.ceil(self.federation.min_reply_fraction * len(self._sent))
+        if len(updates) < needed:
             reasons = self.ledger.absent(server_round, "train")
             raise RunError(
-                f"round {server_round}: {len(self.updates)} of {len(self.sampled)} clients sent a "
+                f"round {server_round}: {len(updates)} of {len(self._sent)} clients sent a "
                 f"usable update, {needed} are needed ({reasons})"
             )
-        contents = [good[client] for client in self.updates]
-        averaged, self.aggregation_error = self.combine(contents)
-        self.train_metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-        return record_of(averaged), self.train_metrics
+        contents = [good[client] for client in updates]
+        weights = [1.0] * len(contents)
+        if self.federation.weighting == "examples":
+            weights = [_numbers(content)[self.weighted_by_key] for content in contents]
+        averaged, error = self.combine(updates, weights)
+        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        metrics["clients"] = list(self._sent)
+        for name, value in (("norm-ratio", norm_ratio), ("aggregation-error", error)):
+            if value is not None:
+                metrics[name] = value
+        return record_of(averaged), metrics
 
-    def combine(self, contents: list[RecordDict]) -> tuple[Arrays, float | None]:
-        """Return the average of the round's updates, and its error where that is measured."""
-        weights = [_numbers(content)[self.weighted_by_key] for content in contents]
-        if self.weighting == "uniform":
-            weights = [1.0] * len(contents)
-        return self.average(list(self.updates.values()), weights)
+    def combine(
+        self, updates: Mapping[int, Arrays], weights: Sequence[float]
+    ) -> tuple[Arrays, float | None]:
+        """Return the average of the round's updates (client → adapter), and its relative error
+        where that is measured.
+        """
+        return self.average(list(updates.values()), weights)
 
     def norm_limit(self, norms: Mapping[int, float]) -> tuple[float, str]:
         """Return the largest norm that a client's update may have, and where that comes from."""
-        limit = norm_limit(norms.values(), self.max_norm_ratio)
-        return limit, f"{self.max_norm_ratio:g} times the median of the round's updates"
+        ratio = self.federation.max_norm_ratio
+        limit = norm_limit(norms.values(), ratio)
+        return limit, f"{ratio:g} times the median of the round's updates"
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Check the replies and take the plain mean of the scores over the clients."""
         good = list(self._usable(server_round, replies, "evaluate").values())
-        self.evaluate_metrics = (
-            self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
-        )
-        return self.evaluate_metrics
+        return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
 
     def _messages(
         self,
-        server_round: int,
         arrays: ArrayRecord,
         config: ConfigRecord,
-        nodes: list[int],
+        nodes: Iterable[int],
         message_type: str,
+        group_id: str | None = None,
     ) -> list[Message]:
-        config["server-round"] = server_round
-        contents: dict[int, RecordDict] = {}
-        messages = []
-        for node in nodes:
-            sent = self.sent_to(self.clients[node], arrays).record
-            if id(sent) not in contents:
-                contents[id(sent)] = RecordDict(
-                    {self.arrayrecord_key: sent, self.configrecord_key: config}
-                )
-            content = contents[id(sent)]
-            messages.append(Message(content, node, message_type, group_id=str(server_round)))
-        return messages
+        """Return messages to nodes; those that are sent the same have one content."""
+        sent = {node: self.sent_to(self.clients[node], arrays).record for node in nodes}
+        contents = {
+            id(record): RecordDict({self.arrayrecord_key: record, self.configrecord_key: config})
+            for record in sent.values()
+        }
+        return [
+            Message(contents[id(record)], node, message_type, group_id=group_id)
+            for node, record in sent.items()
+        ]
 
-    def _updates(self, server_round: int, good: Mapping[int, RecordDict]) -> dict[int, Arrays]:
-        """Return the adapters of the replies without fault; refuse those that lie too far from what
-        the client was sent.
+    def _updates(
+        self, server_round: int, good: Mapping[int, RecordDict]
+    ) -> tuple[dict[int, Arrays], float | None]:
+        """Return the adapters of the replies without fault, and the largest norm of them over their
+        median; refuse those that lie too far from what the client was sent.
         """
         updates, norms = {}, {}
         for client, content in good.items():
             updates[client] = self._update(client, content)
             norms[client] = norm_of_change(self._sent[client].values, updates[client])
         finite = {client: norm for client, norm in norms.items() if math.isfinite(norm)}
-        self.norm_ratio = _ratio_to_median(finite.values())
         limit, origin = self.norm_limit(finite)
         for client, norm in norms.items():
             if client not in finite:
@@ -298,13 +288,14 @@ class LoraAveraging(FedAvg):
                 continue
             self.ledger.refuse(client, server_round, "train", fault)
             del updates[client]
-        return updates
+        return updates, _ratio_to_median(finite.values())
 
     def _update(self, client: int, content: RecordDict) -> Arrays:
         """Return the adapter in a reply without fault; an int8 one may overflow."""
         with np.errstate(over="ignore", invalid="ignore"):
-            update = decode(values_of(content.array_records["arrays"]), self.transport)
-            if self.transport == "int8":  # the change to what the client was sent
+            transport = self.federation.transport
+            update = decode(values_of(content.array_records["arrays"]), transport)
+            if transport == "int8":  # the change to what the client was sent
                 sent = self._sent[client].values
                 return {name: sent[name] + array for name, array in update.items()}
         return update

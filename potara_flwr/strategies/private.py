@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 
 from potara_flwr.core.seeds import derive_seed
@@ -38,11 +38,13 @@ class ClippedAveraging(LoraAveraging):
         """Return the clipping norm, whatever the others have sent."""
         return self.clipping_norm * (1 + ROUNDING), "it was not clipped"
 
-    def combine(self, contents: list[RecordDict]) -> tuple[Arrays, float | None]:
+    def combine(
+        self, updates: Mapping[int, Arrays], weights: Sequence[float]
+    ) -> tuple[Arrays, float | None]:
         """Return what was sent plus the mean of the clipped changes to it."""
-        start = self._sent[self.sampled[0]].values
-        updates = list(self.updates.values())
-        return mean_of_clipped(start, updates, self.clipping_norm, len(self.sampled)), None
+        start = next(iter(self._sent.values())).values
+        size = len(self._sent)
+        return mean_of_clipped(start, list(updates.values()), self.clipping_norm, size), None
 
 
 class PrivateAveraging(DifferentialPrivacyClientSideFixedClipping):

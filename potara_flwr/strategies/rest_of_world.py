@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord
 
 from potara_flwr.messages.transport import Arrays
 from potara_flwr.strategies.lora_averaging import (
@@ -59,11 +59,10 @@ class RestOfWorld(LoraAveraging):
         for client, sent in members(below("sent-to", state)).items():
             self._to_clients[int(client)] = self._as_sent(sent)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """Keep every client's adapter; also return the mean of all, which nobody is sent."""
-        averaged = super().aggregate_train(server_round, replies)
-        self.latest |= self.updates
+    def combine(
+        self, updates: Mapping[int, Arrays], weights: Sequence[float]
+    ) -> tuple[Arrays, float | None]:
+        """Keep every client's adapter; return the mean of all, which nobody is sent."""
+        self.latest |= updates
         self._to_clients.clear()
-        return averaged
+        return super().combine(updates, weights)

@@ -10,12 +10,12 @@ import pytest
 from own_processes import own_processes
 from run_words import words_of
 
-from potara_flwr import server_app
 from potara_flwr.core.errors import RunError
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
 from potara_flwr.running import flower_cli, flower_runtime
+from potara_flwr.server import callbacks
 
 pytestmark = pytest.mark.integration
 
@@ -67,14 +67,14 @@ def test_a_run_that_died_goes_on_in_another_runtime(tiny, tmp_path, before, monk
     )
     run_in_process(here)
 
-    save = server_app.save_checkpoint
+    save = callbacks.save_checkpoint
 
     def save_and_die(*progress):
         save(*progress)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_app, "save_checkpoint", save_and_die)
+        patch.setattr(callbacks, "save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             run_in_process(there)
     done = run_command(settings, f"run.resume={tmp_path / 'there'}")

@@ -15,7 +15,6 @@ from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 from full_disk import fill_disk
 
-from potara_flwr import server_app
 from potara_flwr.client.store import ClientStore
 from potara_flwr.core.errors import RunError, SettingsError, StorageError
 from potara_flwr.in_process import InProcessGrid, run_in_process
@@ -24,6 +23,7 @@ from potara_flwr.models.lora import load_adapter
 from potara_flwr.results import saving
 from potara_flwr.results.folder import digest, read_results
 from potara_flwr.results.tables import client_table
+from potara_flwr.server import callbacks
 from potara_flwr.tasks.workbench import Workbench
 
 pytestmark = pytest.mark.integration
@@ -201,14 +201,14 @@ def test_a_node_with_a_state_folder_keeps_everything_there(run, settings_of, tmp
 
 
 def test_a_state_that_is_lost_on_the_way_stands_in_the_results(run, monkeypatch, tmp_path):
-    real = server_app.save_checkpoint
+    real = callbacks.save_checkpoint
 
     def lose_state(folder, progress, *rest):
         if progress.round == 1:
             shutil.rmtree(next(folder.glob("state/*/2")))
         real(folder, progress, *rest)
 
-    monkeypatch.setattr(server_app, "save_checkpoint", lose_state)
+    monkeypatch.setattr(callbacks, "save_checkpoint", lose_state)
     folder, _ = run("run", {"method": "ditto"})
     (missing,) = read_results(folder)["missing"]
     assert (missing["client"], missing["round"], missing["kind"]) == (2, None, "state")
@@ -240,7 +240,7 @@ def test_a_client_whose_disk_is_full_is_named_and_the_run_goes_on(run, monkeypat
 @pytest.mark.parametrize("name", [".checkpoint.safetensors.tmp", ".results.json.tmp"])
 def test_a_server_whose_disk_is_full_stops_and_can_go_on(run, monkeypatch, name):
     whole, _ = run("whole")
-    real, saves = server_app.save_checkpoint, []
+    real, saves = callbacks.save_checkpoint, []
 
     def from_the_second_on(*args):
         saves.append(args)
@@ -248,7 +248,7 @@ def test_a_server_whose_disk_is_full_stops_and_can_go_on(run, monkeypatch, name)
             fill_disk(monkeypatch, f"*/{name}")
         real(*args)
 
-    monkeypatch.setattr(server_app, "save_checkpoint", from_the_second_on)
+    monkeypatch.setattr(callbacks, "save_checkpoint", from_the_second_on)
     with pytest.raises(StorageError) as error:
         run("full")
     monkeypatch.undo()

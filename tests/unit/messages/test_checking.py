@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from potara_flwr.messages.checking import ReplySpec, find_fault, some
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.transport import encode
+from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import norm_limit
 from potara_flwr.strategies.lora_averaging import LoraAveraging, values_of
 
@@ -134,14 +135,19 @@ def replies(draw, transport):
     return content
 
 
+class Watched(LoraAveraging):
+    """Keeps the updates that it has averaged."""
+
+    def combine(self, updates, weights):
+        self.updates = updates
+        return super().combine(updates, weights)
+
+
 @pytest.mark.parametrize("transport", ["float32", "bfloat16", "int8"])
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_reply_is_refused_in_one_line_or_does_no_harm(transport, data):
-    strategy = LoraAveraging(
-        CLIENTS, seed=0, fraction_train=1.0, fraction_evaluate=1.0, min_reply_fraction=0.5,
-        ledger=Ledger(), max_norm_ratio=10.0, transport=transport,
-    )  # fmt: skip
+    strategy = Watched(FederationSettings(transport=transport), Ledger(CLIENTS), seed=0)
     initial = arrays_of(9)
     messages = strategy.configure_train(1, record(initial), ConfigRecord(), grid=None)
     contents = [good_reply(seed, transport) for seed in range(3)]
@@ -269,10 +275,8 @@ def test_a_hostile_minority_neither_lifts_the_limit_nor_has_honest_updates_refus
 
 
 def test_an_error_reply_is_one_printable_line():
-    strategy = LoraAveraging(
-        CLIENTS, seed=0, fraction_train=1.0, fraction_evaluate=1.0, min_reply_fraction=0.5,
-        ledger=Ledger(),
-    )  # fmt: skip
+    federation = FederationSettings(transport="float32", max_norm_ratio=0.0)
+    strategy = LoraAveraging(federation, Ledger(CLIENTS), seed=0)
     messages = strategy.configure_train(1, record(arrays_of(9)), ConfigRecord(), grid=None)
     reason = "\x1b[31mERROR : error: run is over\n" * 1000
     contents = [Message(good_reply(0), reply_to=message) for message in messages[:3]]

@@ -55,10 +55,10 @@ class SlowGrid(Grid):
         return []
 
 
-def send(grid, timeout=5.0):
+def send(grid, timeout=5.0, **kwargs):
     content = RecordDict({"config": ConfigRecord({"server-round": 4})})
     messages = [Message(content, node, "train", group_id="4") for node in (30, 10, 20)]
-    return grid.send_and_receive(messages, timeout=timeout)
+    return grid.send_and_receive(messages, timeout=timeout, **kwargs)
 
 
 def metered(silent=()) -> MeteredGrid:
@@ -68,8 +68,7 @@ def metered(silent=()) -> MeteredGrid:
 def test_replies_come_sorted_by_client_and_are_counted():
     grid = metered()
     seen = []
-    grid.on_reply = lambda reply: seen.append(reply.metadata.src_node_id)
-    replies = send(grid)
+    replies = send(grid, on_reply=lambda reply: seen.append(reply.metadata.src_node_id))
     assert [reply.metadata.src_node_id for reply in replies] == [30, 10, 20]
     assert seen == [20, 10, 30]
     messages = grid.ledger.to_json()["communication"]["messages"]

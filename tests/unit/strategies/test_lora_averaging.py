@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from potara_flwr.core.errors import RunError
 from potara_flwr.messages.ledger import Ledger
+from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import weighted_average
 from potara_flwr.strategies.lora_averaging import LoraAveraging
 
@@ -24,11 +25,16 @@ def _identity(monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def strategy_of(fraction=1.0, seed=0, min_reply_fraction=0.5, **options) -> LoraAveraging:
+def strategy_of(
+    fraction=1.0, seed=0, clients=None, num_examples=None, **federation
+) -> LoraAveraging:
+    federation = {"transport": "float32", "fraction_evaluate": fraction} | federation
     return LoraAveraging(
-        CLIENTS, seed=seed, fraction_train=fraction, fraction_evaluate=fraction,
-        min_reply_fraction=min_reply_fraction, ledger=Ledger(), max_norm_ratio=10.0, **options,
-    )  # fmt: skip
+        FederationSettings(fraction_train=fraction, **federation),
+        Ledger(clients or CLIENTS),
+        seed=seed,
+        num_examples=num_examples,
+    )
 
 
 def sent_arrays() -> ArrayRecord:
@@ -77,12 +83,22 @@ def test_messages_carry_the_adapter_and_the_round_and_nothing_else():
         assert message.metadata.group_id == "7"
 
 
+def test_the_last_messages_belong_to_no_round_and_carry_the_adapter_once():
+    strategy = strategy_of()
+    nodes = list(CLIENTS)[1:3]
+    messages = strategy.configure_personalize(7, sent_arrays(), ConfigRecord(), nodes)
+    assert [message.metadata.dst_node_id for message in messages] == nodes
+    for message in messages:
+        assert message.content is messages[0].content
+        assert set(message.content) == {"arrays", "config"}
+        assert dict(message.content["config"]) == {"server-round": 7}
+        assert message.metadata.message_type == "query.personalize"
+        assert message.metadata.group_id == ""
+
+
 def test_sampling_is_seeded_by_client_and_not_by_node_id():
     def rounds(seed, clients):
-        strategy = LoraAveraging(
-            clients, seed=seed, fraction_train=0.5, fraction_evaluate=0.5,
-            min_reply_fraction=0.5, ledger=Ledger(),
-        )  # fmt: skip
+        strategy = strategy_of(0.5, seed, clients)
         return [[clients[node] for node in strategy.sample(r, 0.5, "train")] for r in range(1, 20)]
 
     renamed = {node + 10_000: client for node, client in reversed(CLIENTS.items())}
@@ -97,10 +113,7 @@ def test_a_small_fraction_still_samples_one_client():
 
 
 def test_no_evaluation_sends_no_message():
-    strategy = LoraAveraging(
-        CLIENTS, seed=0, fraction_train=1.0, fraction_evaluate=0.0, min_reply_fraction=0.5,
-        ledger=Ledger(),
-    )  # fmt: skip
+    strategy = strategy_of(fraction_evaluate=0.0)
     assert list(strategy.configure_evaluate(1, sent_arrays(), ConfigRecord(), grid=None)) == []
     assert strategy.aggregate_evaluate(1, []) is None
 
@@ -247,13 +260,14 @@ def test_a_client_stays_with_the_number_of_samples_that_it_has_told_of():
 def test_replies_of_strangers_of_the_unasked_and_second_ones_are_refused():
     strategy = strategy_of(fraction=0.75)
     replies = replies_to(strategy, {client: update_of(1.0) for client in range(4)})
-    (left_out,) = set(range(4)) - set(strategy.sampled)
+    (left_out,) = set(range(4)) - {CLIENTS[reply.metadata.src_node_id] for reply in replies}
     node = {client: node for node, client in CLIENTS.items()}[left_out]
     again, stranger, unasked = (
         Message(update_of(9.0), reply_to=Message(RecordDict(), source, "train", group_id="1"))
         for source in (replies[0].metadata.src_node_id, 12345, node)
     )
-    arrays, _ = strategy.aggregate_train(1, [*replies, again, stranger, unasked])
+    arrays, metrics = strategy.aggregate_train(1, [*replies, again, stranger, unasked])
+    assert metrics["clients"] == sorted(set(range(4)) - {left_out})
     np.testing.assert_allclose(arrays["a"].numpy(), 1.0)
     first = CLIENTS[replies[0].metadata.src_node_id]
     assert [(item.client, item.reason) for item in strategy.ledger.refused] == [
@@ -272,11 +286,11 @@ def test_a_norm_is_that_of_the_change_and_not_of_the_adapter():
         content["arrays"] = ArrayRecord(
             {name: Array(at.numpy() + np.float32(step)) for name, at in far.items()}
         )
-    strategy.aggregate_train(1, replies_to(strategy, contents, far))
+    _, metrics = strategy.aggregate_train(1, replies_to(strategy, contents, far))
     (refused,) = strategy.ledger.refused
     assert refused.client == 3
     assert "the norm 94.9, above 31.6: 10 times the median" in refused.reason
-    assert strategy.norm_ratio == pytest.approx(30, rel=1e-3)
+    assert metrics["norm-ratio"] == pytest.approx(30, rel=1e-3)
 
 
 def test_int8_updates_that_overflow_are_refused():

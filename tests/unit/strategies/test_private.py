@@ -15,7 +15,7 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.methods import METHODS
 from potara_flwr.run_config import from_flat
-from potara_flwr.settings.groups import PrivacySettings
+from potara_flwr.settings.groups import FederationSettings, PrivacySettings
 from potara_flwr.strategies.averages import mean_of_clipped
 from potara_flwr.strategies.private import ClippedAveraging, PrivateAveraging, global_numpy_seed
 from potara_flwr.strategies.rest_of_world import RestOfWorld
@@ -46,10 +46,10 @@ def change_of(norm: float, seed: int) -> dict[str, np.ndarray]:
 
 
 def private(noise_multiplier=0.0, noise="seeded", seed=0) -> PrivateAveraging:
-    strategy = ClippedAveraging(
-        CLIENTS, seed=0, fraction_train=1.0, fraction_evaluate=1.0, min_reply_fraction=0.25,
-        ledger=Ledger(), weighting="uniform", clipping_norm=1.0,
-    )  # fmt: skip
+    federation = FederationSettings(
+        min_reply_fraction=0.25, weighting="uniform", transport="float32", max_norm_ratio=0.0
+    )
+    strategy = ClippedAveraging(federation, Ledger(CLIENTS), seed=0, clipping_norm=1.0)
     privacy = PrivacySettings(clipping_norm=1.0, noise_multiplier=noise_multiplier, noise=noise)
     return PrivateAveraging(strategy, privacy, seed)
 

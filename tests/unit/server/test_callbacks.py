@@ -6,30 +6,32 @@ import pytest
 from flwr.app import ArrayRecord, MetricRecord
 
 from potara_flwr.messages.ledger import Ledger
+from potara_flwr.methods import METHODS
 from potara_flwr.run_config import from_flat
-from potara_flwr.server import history
-from potara_flwr.server.history import RoundRecorder
+from potara_flwr.server import callbacks
+from potara_flwr.server.callbacks import LogProgress
 from potara_flwr.server.progress import Progress
+from potara_flwr.server.rounds import RoundResult
 
 SETTINGS = {"federation.rounds": 4, "train.local-steps": 10, "local.steps": 300}
 
 
 def seconds_left(monkeypatch, overrides, round_seconds, training_seconds) -> list[int]:
     """Return what is said after each of two rounds with three clients."""
-    clock = iter([0.0, *(round_seconds * number for number in range(4))])
-    monkeypatch.setattr(history.time, "perf_counter", lambda: next(clock))
     said: list[int] = []
     monkeypatch.setattr(
-        history, "log", lambda _, form, line: said.append(Progress.parse(str(line)).seconds_left)
+        callbacks, "log", lambda _, form, line: said.append(Progress.parse(str(line)).seconds_left)
     )
-    strategy = SimpleNamespace(
-        train_metrics=MetricRecord({"loss": 1.0, "seconds": training_seconds}),
-        evaluate_metrics=None, aggregation_error=None, norm_ratio=None, sampled=[0, 1, 2],
-    )  # fmt: skip
-    tracker = SimpleNamespace(log=lambda *_: None)
-    recorder = RoundRecorder(strategy, Ledger(), from_flat(SETTINGS | overrides), tracker)
-    for server_round in range(3):
-        recorder(server_round, ArrayRecord())
+    settings = from_flat(SETTINGS | overrides)
+    method = METHODS[settings.method]
+    run = SimpleNamespace(
+        settings=settings, method=method, total=method.rounds(settings), ledger=Ledger(), rounds=[]
+    )
+    trained = MetricRecord({"loss": 1.0, "seconds": training_seconds, "clients": [0, 1, 2]})
+    progress = LogProgress()
+    for server_round in (1, 2):
+        run.rounds.append({"seconds": round_seconds})
+        progress.after_round(run, RoundResult.of(server_round, ArrayRecord(), trained, None))
     return said
 
 

@@ -1,0 +1,268 @@
+"""A run of the algorithm: gather the clients, federated rounds, personalization, results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from potara_flwr.core.errors import ReplyError, RunError
+from potara_flwr.core.stopwatch import Stopwatch
+from potara_flwr.messages.grid import MeteredGrid
+from potara_flwr.messages.ledger import Ledger
+from potara_flwr.messages.reports import Report, unpack
+from potara_flwr.methods import METHODS
+from potara_flwr.models.adapter import kind_of
+from potara_flwr.results.folder import summarize
+from potara_flwr.results.saving import save_federated
+from potara_flwr.server.checkpoint import Checkpoint
+from potara_flwr.server.gathering import gather_clients
+from potara_flwr.server.rounds import RoundResult, run_rounds
+from potara_flwr.server.strategy import privacy_entry, strategy_of, with_noise
+from potara_flwr.settings.schema import Settings
+from potara_flwr.strategies.lora_averaging import record_of
+from potara_flwr.tasks.workbench import workbench
+
+
+class RunCallback:
+    """The moments of a run at which something else may happen. Here nothing does."""
+
+    def before_rounds(self, run: FederatedRun) -> None:
+        """Prepare for the first round, or the next one of a run that goes on."""
+
+    def after_round(self, run: FederatedRun, result: RoundResult) -> None:
+        """Take the result of a round, which stands in ``run.rounds`` already."""
+
+    def on_reply(self, run: FederatedRun, reply: Message) -> None:
+        """Take a client's answer to the last message, which may be an error."""
+
+    def at_end(self, run: FederatedRun, results: dict[str, Any]) -> None:
+        """Take the results, which are not saved yet."""
+
+
+class FederatedRun:
+    """A run, from the moment when its clients are gathered.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid, or the in-process one.
+    settings : Settings
+        All of the run.
+    folder : Path
+        The results folder.
+    run_key : str
+        Tells the run from all others; one that goes on has that of its first attempt.
+    callbacks : iterable of RunCallback
+        Are told what happens, in this order.
+    wanted : set of int, optional
+        The clients that are waited for and asked to personalize; all by default.
+
+    Raises
+    ------
+    SettingsError
+        A setting does not fit the clients' data, or a client runs other code.
+    RunError
+        Too few clients can take part.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        settings: Settings,
+        folder: Path,
+        run_key: str,
+        callbacks: Iterable[RunCallback] = (),
+        wanted: set[int] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.run_key = run_key
+        self.callbacks = list(callbacks)
+        self.wanted = wanted
+        self.method = METHODS[settings.method]
+        self.total = self.method.rounds(settings)
+        """How many federated rounds the run has."""
+        self.clock = Stopwatch()
+        self.ledger = Ledger(names=settings.federation.names)
+        self.grid = MeteredGrid(grid, self.ledger)
+        self.descriptions = gather_clients(self.grid, settings, wanted)
+        self.clock.lap("gathering")
+        self.strategy = strategy_of(self.ledger, settings, self.descriptions)
+        self.arrays = initial_arrays(settings)
+        """The server's arrays after the last round."""
+        self.rounds: list[dict[str, Any]] = []
+        """What ``results.json`` says of every round so far."""
+        self.interruptions = 0
+        """Attempts that may have ended within a round whose average was sent already."""
+
+    @property
+    def asked(self) -> dict[int, int]:
+        """Node id → client, of those that are asked to personalize."""
+        clients = self.ledger.clients
+        return {
+            node: client
+            for node, client in clients.items()
+            if self.wanted is None or client in self.wanted
+        }
+
+    def go_on(
+        self,
+        earlier: Checkpoint,
+        ledger: Mapping[str, Any],
+        seconds: Mapping[str, float],
+        interruptions: int,
+    ) -> None:
+        """Put the run where an earlier attempt was after its last round.
+
+        Parameters
+        ----------
+        earlier : Checkpoint
+            Its last one.
+        ledger, seconds : mapping
+            What it wrote down of the communication, and its seconds by phase.
+        interruptions : int
+            How many attempts may have ended within a round.
+        """
+        self.arrays = earlier.restore(self.strategy)
+        self.run_key = earlier.progress.run_key
+        self.rounds = earlier.progress.rounds
+        self.interruptions = interruptions
+        self.ledger.go_on(ledger, self.wanted)
+        self.clock.add(seconds)
+
+    def federate(self) -> None:
+        """Run the rounds that are left, of the tensors that the method shares."""
+        for callback in self.callbacks:
+            callback.before_rounds(self)
+        results = run_rounds(
+            with_noise(self.strategy, self.settings), self.grid, self.arrays,
+            done=len(self.rounds), total=self.total, run_key=self.run_key,
+            timeout=self.settings.federation.timeout,
+        )  # fmt: skip
+        for result in results:
+            self.arrays = result.arrays
+            self.rounds.append(self._record(result, self.clock.lap("rounds")))
+            for callback in self.callbacks:
+                callback.after_round(self, result)
+        self.clock.lap("rounds")
+
+    def personalize(self) -> list[dict[str, Any]]:
+        """Have the clients take the method's end, for Potara local training, traces, weight and
+        merge: on the clients, which send numbers only. Return their results, sorted.
+
+        Raises
+        ------
+        RunError
+            No client could be personalized.
+        """
+        config = ConfigRecord({"run-key": self.run_key})
+        messages = self.strategy.configure_personalize(self.total, self.arrays, config, self.asked)
+        replies = self.grid.send_and_receive(
+            messages, timeout=self.settings.federation.timeout, on_reply=self._on_reply
+        )
+        clients = [entry for reply in replies if (entry := self._entry(reply))]
+        if not clients:
+            reasons = self.ledger.absent(None, "personalize")
+            raise RunError(f"no client could be personalized ({reasons})")
+        for entry in clients:
+            self._check_steps(entry["client"], entry["optimizer_steps"])
+        self.clock.lap("personalization")
+        return clients
+
+    def finish(self, clients: list[dict[str, Any]]) -> dict[str, Any]:
+        """Save the federated adapter, and return what goes into ``results.json``."""
+        summary = summarize(clients)
+        results = {
+            "method": self.settings.method,
+            "config": self.settings.computed(),
+            "rounds": self.rounds,
+            **self.ledger.to_json(),
+            **privacy_entry(self.settings, self.rounds, self.interruptions),
+            "clients": clients,
+            "federated_sha256": self._save_federated(summary),
+            "summary": summary,
+            "seconds": self.clock.seconds,
+        }
+        for callback in self.callbacks:
+            callback.at_end(self, results)
+        return results
+
+    def _record(self, result: RoundResult, seconds: float) -> dict[str, Any]:
+        """Return the entry of a round in ``results.json``."""
+        exchanges = [item for item in self.ledger.exchanges if item.round == result.round]
+        return {
+            "round": result.round,
+            "loss": result.loss,
+            "accuracy": result.accuracy,
+            "training_loss": result.training_loss,
+            "bytes_down": sum(item.bytes_down for item in exchanges),
+            "bytes_up": sum(item.bytes_up for item in exchanges),
+            "aggregation_error": result.aggregation_error,
+            "norm_ratio": result.norm_ratio,
+            "seconds": seconds,
+            "clients": result.clients,
+        }
+
+    def _on_reply(self, reply: Message) -> None:
+        for callback in self.callbacks:
+            callback.on_reply(self, reply)
+
+    def _entry(self, reply: Message) -> dict[str, Any] | None:
+        """Return the entry of a client in ``results.json``; refuse a reply that cannot be used."""
+        client = self.ledger.clients[reply.metadata.src_node_id]
+        try:
+            if reply.has_error():
+                raise ReplyError(reply.error.reason or f"error {reply.error.code}")
+            report = unpack(reply.content, Report, self.total)
+            report.check_adapters(set(self.method.adapters))
+        except ReplyError as error:
+            self.ledger.refuse(client, None, "personalize", str(error))
+            return None
+        names = self.settings.federation.names
+        return self.descriptions[client].to_json(names) | report.to_json()
+
+    def _check_steps(self, client: int, steps: int) -> None:
+        """Write down whether a personalized client has taken fewer optimizer steps than the server
+        has updates of its: what it kept between the rounds was lost on the way.
+        """
+        absent = {
+            item.round
+            for item in [*self.ledger.refused, *self.ledger.missing]
+            if (item.client, item.kind) == (client, "train")
+        }
+        rounds = sum(
+            client in record["clients"] and record["round"] not in absent for record in self.rounds
+        )
+        expected = self.method.steps(self.settings, rounds)
+        if steps < expected:
+            self.ledger.miss(
+                client, None, "state", f"it has taken {steps} optimizer steps, but {expected} "
+                f"with those of the {rounds} rounds in which it trained: its state was lost"
+            )  # fmt: skip
+
+    def _save_federated(self, summary: Mapping[str, Any]) -> str | None:
+        """Save the federated adapter as the clients were sent it, where the method has one; return
+        its SHA-256.
+        """
+        if "federated" not in self.method.adapters:
+            return None
+        model = workbench(self.settings).model
+        values = self.strategy.sent_to(next(iter(self.asked.values())), self.arrays).values
+        federated = model.initial | {name: torch.from_numpy(a) for name, a in values.items()}
+        if self.settings.task.head == "local":
+            federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}
+        accuracy = summary["mean"]["accuracy"]["federated"]
+        return save_federated(self.folder / "federated", federated, model, self.settings, accuracy)
+
+
+def initial_arrays(settings: Settings) -> ArrayRecord:
+    """Return the shared tensors of the initial adapter."""
+    method, initial = METHODS[settings.method], workbench(settings).model.initial
+    return record_of(
+        {name: at.numpy() for name, at in initial.items() if method.sends(name, settings)}
+    )
