@@ -13,13 +13,13 @@ from flwr.app import ArrayRecord, Context, Message
 
 from potara_flwr.client.node import Node, read_node
 from potara_flwr.client.store import ClientStore, State
+from potara_flwr.core.arrays import Arrays
 from potara_flwr.core.errors import TrainingError
-from potara_flwr.messages.transport import Arrays, decode, encode, is_finite
+from potara_flwr.messages.transport import decode, encode, is_finite, record_of, values_of
 from potara_flwr.methods import METHODS, Client, Method
 from potara_flwr.models.adapter import Adapter, kind_of
 from potara_flwr.results.folder import STATE, results_folder
 from potara_flwr.settings.schema import Settings
-from potara_flwr.strategies.lora_averaging import record_of, values_of
 from potara_flwr.tasks.base import ClientData
 from potara_flwr.tasks.workbench import Workbench, workbench
 

@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 
+from potara_flwr.core.arrays import Arrays, below, members, within
 from potara_flwr.core.errors import StorageError
-from potara_flwr.core.storage import Arrays, checksum, load_record, save_record, writing
+from potara_flwr.core.storage import checksum, load_record, save_record, writing
 from potara_flwr.methods.client import no_memo
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.settings.fingerprint import fingerprint
@@ -57,25 +58,19 @@ class State:
 
     def arrays(self) -> Arrays:
         """Return everything but the numbers, by names with slashes."""
-        arrays = {f"{RESIDUALS}/{name}": array for name, array in self.residuals.items()}
+        arrays = within(RESIDUALS, self.residuals)
         for name, adapter in self.personal.items():
-            arrays |= {
-                f"{PERSONAL}/{name}/{part}": tensor.numpy() for part, tensor in adapter.items()
-            }
+            arrays |= within(f"{PERSONAL}/{name}", _numpy(adapter))
         return arrays
 
     @classmethod
     def of(cls, values: Mapping[str, Any], arrays: Arrays) -> State:
         """Return the state that has these arrays."""
-        personal: dict[str, Adapter] = {}
-        residuals: Arrays = {}
-        for place, array in arrays.items():
-            group, _, name = place.partition("/")
-            if group == RESIDUALS:
-                residuals[name] = array
-            else:
-                owner, _, part = name.partition("/")
-                personal.setdefault(owner, {})[part] = torch.from_numpy(array)
+        personal: dict[str, Adapter] = {
+            name: {part: torch.from_numpy(array) for part, array in adapter.items()}
+            for name, adapter in members(below(PERSONAL, arrays)).items()
+        }
+        residuals = below(RESIDUALS, arrays)
         return cls(values["round"], personal, residuals, values["steps"], values["seconds"])
 
 

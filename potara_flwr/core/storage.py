@@ -19,9 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from potara_flwr.core.arrays import Arrays
 from potara_flwr.core.errors import StorageError
-
-Arrays = dict[str, np.ndarray]
 
 
 def write_whole(place: Path, data: bytes, mode: int = 0o666) -> None:

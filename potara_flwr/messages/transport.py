@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray]
+from potara_flwr.core.arrays import Arrays
 
 SCALES = "scales"
 """Name of the int8 scales, one a tensor, in the order of the tensors."""
@@ -57,6 +58,16 @@ def decode(sent: Mapping[str, NDArray], transport: str) -> Arrays:
             name: (bits.astype(np.uint32) << 16).view(np.float32) for name, bits in sent.items()
         }
     return {name: array.astype(np.float32) for name, array in sent.items()}
+
+
+def record_of(sent: Mapping[str, NDArray]) -> ArrayRecord:
+    """Return arrays as Flower sends them, row by row in memory."""
+    return ArrayRecord({name: Array(np.asarray(at, order="C")) for name, at in sent.items()})
+
+
+def values_of(record: ArrayRecord) -> Arrays:
+    """Return the arrays of a record."""
+    return {name: array.numpy() for name, array in record.items()}
 
 
 def is_finite(array: NDArray) -> bool:

@@ -14,20 +14,15 @@ from typing import Any
 from flwr.app import ArrayRecord
 from flwr.supercore import log
 
+from potara_flwr.core.arrays import Arrays, below, within
 from potara_flwr.core.errors import StorageError
 from potara_flwr.core.storage import load_record, save_record
 from potara_flwr.core.version import code_version
-from potara_flwr.messages.transport import Arrays
+from potara_flwr.messages.transport import record_of, values_of
 from potara_flwr.results.folder import CHECKPOINT
 from potara_flwr.settings.fingerprint import check_same
 from potara_flwr.settings.schema import Settings
-from potara_flwr.strategies.lora_averaging import (
-    LoraAveraging,
-    below,
-    record_of,
-    values_of,
-    within,
-)
+from potara_flwr.strategies.lora_averaging import LoraAveraging
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from potara_flwr.core.stopwatch import Stopwatch
 from potara_flwr.messages.grid import MeteredGrid
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.reports import Report, unpack
+from potara_flwr.messages.transport import record_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.results.folder import summarize
@@ -24,7 +25,6 @@ from potara_flwr.server.gathering import gather_clients
 from potara_flwr.server.rounds import RoundResult, run_rounds
 from potara_flwr.server.strategy import privacy_entry, strategy_of, with_noise
 from potara_flwr.settings.schema import Settings
-from potara_flwr.strategies.lora_averaging import record_of
 from potara_flwr.tasks.workbench import workbench
 
 

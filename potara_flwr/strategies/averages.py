@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from potara_flwr.core.arrays import Arrays
 from potara_flwr.merging.segment import truncate
-from potara_flwr.messages.transport import Arrays
 from potara_flwr.models.adapter import kind_of, lora_pairs
 
 

@@ -9,7 +9,6 @@ from logging import INFO
 
 import numpy as np
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -21,11 +20,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
+from potara_flwr.core.arrays import Arrays, below, members, within
 from potara_flwr.core.errors import RunError
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.messages.checking import ReplySpec, find_fault
 from potara_flwr.messages.ledger import Ledger
-from potara_flwr.messages.transport import Arrays, decode, encode
+from potara_flwr.messages.transport import decode, encode, record_of, values_of
 from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import (
     exact_average,
@@ -331,39 +331,9 @@ class LoraAveraging(FedAvg):
         return {client: good[client] for client in sorted(good)}
 
 
-def within(group: str, arrays: Arrays) -> Arrays:
-    """Return arrays under names that begin with ``group/``."""
-    return {f"{group}/{name}": array for name, array in arrays.items()}
-
-
-def below(group: str, arrays: Arrays) -> Arrays:
-    """Return the arrays whose names begin with ``group/``, without that."""
-    start = f"{group}/"
-    return {name[len(start) :]: at for name, at in arrays.items() if name.startswith(start)}
-
-
-def members(arrays: Arrays) -> dict[str, Arrays]:
-    """Return arrays with names ``member/name`` by member."""
-    found: dict[str, Arrays] = {}
-    for place, array in arrays.items():
-        member, _, name = place.partition("/")
-        found.setdefault(member, {})[name] = array
-    return found
-
-
 def _ratio_to_median(norms: Collection[float]) -> float | None:
     median = float(np.median(list(norms))) if norms else 0.0
     return max(norms) / median if median else None
-
-
-def record_of(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Return arrays as Flower sends them, row by row in memory."""
-    return ArrayRecord({name: Array(np.asarray(at, order="C")) for name, at in arrays.items()})
-
-
-def values_of(record: ArrayRecord) -> Arrays:
-    """Return the arrays of a record."""
-    return {name: array.numpy() for name, array in record.items()}
 
 
 def mean_over_clients(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:

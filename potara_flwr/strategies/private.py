@@ -11,8 +11,8 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 
+from potara_flwr.core.arrays import Arrays
 from potara_flwr.core.seeds import derive_seed
-from potara_flwr.messages.transport import Arrays
 from potara_flwr.settings.groups import PrivacySettings
 from potara_flwr.strategies.averages import mean_of_clipped
 from potara_flwr.strategies.lora_averaging import LoraAveraging

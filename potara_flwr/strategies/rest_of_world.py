@@ -7,15 +7,9 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from potara_flwr.messages.transport import Arrays
-from potara_flwr.strategies.lora_averaging import (
-    EncodedAdapter,
-    LoraAveraging,
-    below,
-    members,
-    values_of,
-    within,
-)
+from potara_flwr.core.arrays import Arrays, below, members, within
+from potara_flwr.messages.transport import values_of
+from potara_flwr.strategies.lora_averaging import EncodedAdapter, LoraAveraging
 
 
 class RestOfWorld(LoraAveraging):

@@ -9,8 +9,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from potara_flwr.in_process import InProcessGrid, run_in_process
+from potara_flwr.messages.transport import record_of, values_of
 from potara_flwr.results.folder import read_results
-from potara_flwr.strategies.lora_averaging import record_of, values_of
 
 pytestmark = pytest.mark.integration
 

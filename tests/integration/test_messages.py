@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.messages.reports import Description, Report
+from potara_flwr.messages.transport import values_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.lora import load_adapter
 from potara_flwr.results.folder import read_results
-from potara_flwr.strategies.lora_averaging import values_of
 from potara_flwr.strategies.rest_of_world import RestOfWorld
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients

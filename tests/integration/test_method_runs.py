@@ -12,13 +12,13 @@ from rich.console import Console
 
 from potara_flwr.client.store import ClientStore
 from potara_flwr.in_process import InProcessGrid, run_in_process
+from potara_flwr.messages.transport import values_of
 from potara_flwr.methods import METHODS, Method, Update
 from potara_flwr.methods.base import single
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.lora import load_adapter
 from potara_flwr.results.folder import read_results
 from potara_flwr.results.tables import client_table, summary_table
-from potara_flwr.strategies.lora_averaging import values_of
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import evaluate
 

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from potara_flwr import client_app
 from potara_flwr.in_process import InProcessGrid, run_in_process
+from potara_flwr.messages.transport import values_of
 from potara_flwr.models.lora import load_adapter
 from potara_flwr.results.folder import read_results
 from potara_flwr.results.tables import summary_table
 from potara_flwr.server.privacy import epsilon_of
 from potara_flwr.strategies.averages import norm_of_change
-from potara_flwr.strategies.lora_averaging import values_of
 
 pytestmark = pytest.mark.integration
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from potara_flwr.messages.checking import ReplySpec, find_fault, some
 from potara_flwr.messages.ledger import Ledger
-from potara_flwr.messages.transport import encode
+from potara_flwr.messages.transport import encode, record_of, values_of
 from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import norm_limit
-from potara_flwr.strategies.lora_averaging import LoraAveraging, values_of
+from potara_flwr.strategies.lora_averaging import LoraAveraging
 
 CLIENTS = {10: 0, 20: 1, 30: 2, 40: 3}
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -234,8 +234,6 @@ def test_a_size_that_is_declared_is_never_allocated():
 
 
 def test_arrays_that_lie_column_by_column_in_memory_are_sent_row_by_row():
-    from potara_flwr.strategies.lora_averaging import record_of
-
     arrays = arrays_of(0)
     turned = {name: np.asfortranarray(array) for name, array in arrays.items()}
     sent = record_of(turned)
