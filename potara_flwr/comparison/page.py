@@ -7,9 +7,9 @@ from pathlib import Path
 
 from potara_flwr.comparison.differences import Row
 from potara_flwr.comparison.drawings import figures_of
-from potara_flwr.comparison.runs import show
 from potara_flwr.comparison.tables import READING, cells, csv_text, headers
-from potara_flwr.results.html import plural, rendered, write_figures
+from potara_flwr.results.html import folded, rendered, write_figures
+from potara_flwr.results.tables import plural
 from potara_flwr.settings.groups import Value
 
 TEMPLATE = """{% block more_style %} body { max-width: 1200px; }{% endblock %}
@@ -54,7 +54,7 @@ def write_page(
         reading=READING,
         remarks=remarks,
         figures=figures,
-        settings=[(name, show(value)) for name, value in shared.items()],
+        settings=folded(shared),
     )
     (folder / "comparison.html").write_text(html, encoding="utf-8")
     (folder / "comparison.csv").write_text(csv_text(rows), encoding="utf-8")

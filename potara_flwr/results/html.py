@@ -11,29 +11,38 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from potara_flwr.results.tables import byte_unit
+from potara_flwr.results.tables import byte_unit, plural
+from potara_flwr.settings.groups import Value
+from potara_flwr.settings.schema import Settings
 
 DPI = 150
 """Dots per inch of the figures."""
 
 STYLE = """
   body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1a1a1a;
-         background: #fff; max-width: 960px; margin: 0 auto; padding: 24px 20px 48px; }
+         background: #fff; max-width: 1040px; margin: 0 auto; padding: 24px 20px 48px; }
   h1 { font-size: 26px; line-height: 1.25; margin: 0 0 12px; }
   h2 { font-size: 19px; margin: 36px 0 8px; border-bottom: 1px solid #ccc; padding-bottom: 4px; }
+  .verdict { font-weight: 600; background: #e9f5f0; padding: 8px 12px; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+  summary { cursor: pointer; margin: 12px 0 6px; }
   th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #555; }
-  th, td { padding: 4px 12px; }
-  td { text-align: right; border-bottom: 1px solid #e4e4e4; }
+  th, td { padding: 4px 9px; }
+  td { text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
   .text, th:first-child, td:first-child { text-align: left; }
-  .text { overflow-wrap: anywhere; }
+  .text { overflow-wrap: anywhere; white-space: normal; }
   tr.chosen td { font-weight: 600; background: #e9f5f0; }
   tr.oracle td { color: #555; font-style: italic; }
   .note { color: #444; font-size: 14px; }
   figure { margin: 16px 0 32px; break-inside: avoid; }
   figure img { max-width: 100%; height: auto; display: block; }
   figcaption { color: #444; font-size: 14px; margin-top: 6px; }
+  @media (max-width: 800px) {
+    body { padding: 16px 10px 32px; }
+    table { font-size: 12px; }
+    th, td { padding: 3px; }
+  }
   @media print {
     body { max-width: none; padding: 0; font-size: 11pt; }
     .scroll { overflow: visible; }
@@ -64,13 +73,17 @@ alt="{{ figure.name | replace('-', ' ') }}"><figcaption>{{ figure.caption }}</fi
 {% endfor %}
 {% block after_figures %}{% endblock %}
 <h2>{% block settings_title %}Settings{% endblock %}</h2>
-<div class="scroll"><table>
+{% for heading, some in settings -%}
+{% if heading %}<details><summary>{{ heading }}</summary>{% endif %}
+<table>
 <thead><tr><th>Setting</th><th class="text">Value</th></tr></thead>
 <tbody>
-{% for name, value in settings -%}
+{% for name, value in some -%}
 <tr><td>{{ name }}</td><td class="text">{{ value }}</td></tr>
 {% endfor -%}
-</tbody></table></div>
+</tbody></table>
+{% if heading %}</details>{% endif %}
+{% endfor -%}
 </body>
 </html>
 """
@@ -86,6 +99,23 @@ def rendered(template: str, filters: Mapping[str, Callable[..., str]], **values:
     environment.filters |= filters
     body = "{% extends 'layout' %}" + template
     return environment.from_string(body).render(style=STYLE, **values)
+
+
+def folded(settings: Mapping[str, Value]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what the page shows of settings by their flat names: those that differ from their
+    default, and under a heading, folded away, those that do not.
+    """
+    defaults = Settings().to_flat()
+    shown = [(name, _shown(value)) for name, value in settings.items()]
+    same = [(name, value) for name, value in shown if settings[name] == defaults.get(name)]
+    other = [item for item in shown if item not in same]
+    return [(heading, some) for heading, some in (
+        ("", other), (f"{plural(len(same), 'setting')} at the default", same)
+    ) if some]  # fmt: skip
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def write_figures(folder: Path, figures: Mapping[str, tuple[Figure, str]]) -> list[dict[str, Any]]:
@@ -117,11 +147,6 @@ def _embedded(name: str, png: bytes, caption: str) -> dict[str, Any]:
         "width": round(pixels * 96 / DPI),
         "caption": caption,
     }
-
-
-def plural(count: int, noun: str) -> str:
-    """Say how many there are, e.g. ``3 rounds``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def bytes_of(count: float) -> str:

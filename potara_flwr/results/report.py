@@ -8,7 +8,7 @@ from typing import Any
 
 from potara_flwr.methods import METHODS
 from potara_flwr.results.figures import figures_of
-from potara_flwr.results.html import bytes_of, plural, rendered, write_figures
+from potara_flwr.results.html import bytes_of, folded, rendered, write_figures
 from potara_flwr.results.tables import (
     Results,
     client_columns,
@@ -17,11 +17,13 @@ from potara_flwr.results.tables import (
     merges,
     number,
     percent,
+    plural,
     privacy,
     remarks,
+    single_adapters,
     summary_rows,
 )
-from potara_flwr.settings.groups import Value
+from potara_flwr.results.verdict import verdict
 from potara_flwr.settings.schema import flat
 
 CAPTIONS = {
@@ -42,7 +44,10 @@ CAPTIONS = {
 }
 """Figure → the sentence that says how to read it."""
 
+SOFT_HYPHEN = "\u00ad"
+
 TEMPLATE = """{% block body %}<p>{{ explanation }}</p>
+<p class="verdict">{{ verdict }}</p>
 
 <h2>Summary</h2>
 <div class="scroll"><table>
@@ -125,6 +130,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         title=f"{METHODS[results['method']].title}: {config['task']['name']}, {clients}, "
         f"{plural(rounds, 'federated round')}",
         explanation=_explanation(results),
+        verdict=verdict(results),
         merges=merges(results),
         weighted=has_weight(results),
         summary=summary_rows(results),
@@ -137,24 +143,31 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         remarks=remarks(results),
         figures=figures,
         troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
-        settings=[(name, _shown(value)) for name, value in flat(config).items()],
+        settings=folded(flat(config)),
     )
 
 
 def _client_columns(results: Results) -> dict[str, Callable[[dict[str, Any]], str]]:
-    """Return the columns of a client on the page: the console's, and what is too wide for it."""
-    (first, show), *others = [
-        (header.replace("-\n", "").replace("\n", " "), show)
+    """Return the columns of a client on the page: scores first, then the console's others and what
+    is too wide for it; long words may break where they do there.
+    """
+    shown = {
+        header.replace("-\n", SOFT_HYPHEN).replace("\n", " "): show
         for header, show in client_columns(results).items()
-    ]
-    columns = {first: show, "test samples": lambda client: str(client["num_test"])}
-    if not merges(results):
-        return columns | dict(others)
-    columns |= dict(others[:2])
-    columns["evidence favours"] = lambda client: str(client["diagnosis"]["favours"])
+    }
+    scores = len(single_adapters(results)) - ("initial" in single_adapters(results)) + 1
+    names = list(shown)
+    (samples, *others), last = names[:-scores], names[-scores:]
+    columns = {name: shown[name] for name in last}
+    if merges(results):
+        columns |= {name: shown[name] for name in others[:2]}
+        columns["evidence favours"] = lambda client: str(client["diagnosis"]["favours"])
+        others = others[2:]
+    columns[samples] = shown[samples]
+    columns["test samples"] = lambda client: str(client["num_test"])
     columns["optimizer steps"] = lambda client: str(client["optimizer_steps"])
-    columns |= dict(others[2:])
-    if any(client["svd_error"] is not None for client in results["clients"]):
+    columns |= {name: shown[name] for name in others}
+    if any(client.get("svd_error") is not None for client in results["clients"]):
         columns["SVD error"] = lambda client: number(client["svd_error"], 4)
     return columns
 
@@ -220,7 +233,3 @@ def _when(round_number: int | None) -> str:
     if round_number is None:
         return "after the last round"
     return f"round {round_number}" if round_number else "before the rounds"
-
-
-def _shown(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -237,6 +237,11 @@ def remarks(results: Results) -> list[tuple[str, str, str]]:
     ]
 
 
+def plural(count: int, noun: str) -> str:
+    """Say how many there are, e.g. ``3 rounds``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def percent(fraction: float | None) -> str:
     """Format a fraction in percent or points, one decimal."""
     return NONE if fraction is None else f"{100 * fraction:.1f}"

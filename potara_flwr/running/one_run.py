@@ -65,10 +65,12 @@ def show(folder: Path, console: Console) -> None:
     """Print the tables of a run, and where its report and results are."""
     from potara_flwr.results.folder import read_results
     from potara_flwr.results.tables import client_table, summary_table
+    from potara_flwr.results.verdict import verdict
 
     results = read_results(folder)
     console.print(client_table(results))
     console.print(summary_table(results))
+    console.print(verdict(results), style="bold", markup=False, highlight=False)
     page = folder / "report.html"
     print(f"report: {page}" if page.exists() else f"report: potara report {folder}")
     print(f"results: {folder}")

@@ -24,6 +24,8 @@ from rich.console import Console
 from potara_flwr.results.figures import FIGURES
 from potara_flwr.results.report import CAPTIONS, write_report
 from potara_flwr.results.tables import client_table, privacy, refusals, summary_table
+from potara_flwr.results.verdict import verdict
+from potara_flwr.settings.schema import Settings, flat
 
 
 class Page(HTMLParser):
@@ -87,11 +89,28 @@ def test_every_client_is_in_the_page_with_its_weight_and_accuracy(reported: Any)
         re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"(?s)<tr>(.*?)</tr>", html)
     ]
     for client in results["clients"]:
-        row = next(
-            row for row in rows if row[:2] == [str(client["client"]), str(client["num_train"])]
-        )
-        assert row[3] == f"{client['personalized']['weight']:.2f}"
-        assert row[-1] == f"{100 * client['personalized']['accuracy']:.1f}"
+        row = next(row for row in rows if row[:1] == [str(client["client"])] and len(row) > 7)
+        accuracies = [client["accuracy"][name] for name in ("federated", "local")]
+        accuracies.append(client["personalized"]["accuracy"])
+        assert row[1:4] == [f"{100 * accuracy:.1f}" for accuracy in accuracies]
+        assert row[4] == f"{client['personalized']['weight']:.2f}"
+        assert row[7] == str(client["num_train"])
+
+
+def test_the_page_begins_with_what_the_numbers_say(reported: Any) -> None:
+    results, _, html, _ = reported
+    assert verdict(results) in re.sub(r"\s+", " ", html.split("<h2>")[0])
+
+
+def test_settings_at_their_default_are_folded_away(reported: Any) -> None:
+    results, _, html, _ = reported
+    config = flat(results["config"])
+    shown, folded_away = html.split("<h2>Settings</h2>")[1].split("<details>")
+    defaults = Settings().to_flat()
+    for name in config:
+        place = folded_away if config[name] == defaults.get(name) else shown
+        assert f"<td>{name}</td>" in place
+    assert "<td>data.shift</td>" in shown
 
 
 def test_page_loads_nothing_and_runs_nothing(reported: Any) -> None:
