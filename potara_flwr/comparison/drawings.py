@@ -17,7 +17,6 @@ from potara_flwr.results.drawing import (
     GREEN,
     GREY,
     ORANGE,
-    PALE,
     PLAIN_LEGEND,
     PURPLE,
     SKY,
@@ -112,7 +111,6 @@ def accuracy_against_bytes(rows: Sequence[Row]) -> Figure:
         _point(axes, place / unit, row, looks.of(row) | {"linestyle": "none"})
     axes.set_xlim(-0.04 * max(most, 1) / unit, 1.08 * max(most, 1) / unit)
     axes.set_xlabel(f"bytes sent, down and up, all clients ({name})")
-    axes.grid(axis="x", color=PALE, linewidth=0.8)
     return figure
 
 
@@ -158,7 +156,6 @@ def accuracy_against(setting: str) -> Callable[[Sequence[Row]], Figure]:
                 _point(axes, x, row, style | {"linestyle": "none"})
         axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         axes.set_xlim(-0.4, len(values) - 0.6)
-        axes.grid(axis="x", color=PALE, linewidth=0.8)
         axes.set_xlabel(f"{setting} (one step for each value)")
         return figure
 
@@ -194,7 +191,7 @@ def _canvas(looks: Looks) -> tuple[Figure, Axes]:
     figure = new_figure(6.8 + 2.6 * columns, max(4.2, 1 + 0.23 * min(len(handles), LEGEND_ROWS)))
     axes = figure.subplots()
     axes.set_ylabel("mean test accuracy of the\npersonalized adapters (%)")
-    tidy(axes)
+    tidy(axes, "both")
     if handles:
         figure.legend(handles=handles, loc="outside right upper", ncols=columns, title=looks.title,
                       title_fontsize=SMALL, alignment="left", **PLAIN_LEGEND)  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +16,8 @@ BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 
 WIDTH = 10.0
 """Inches of a figure that fills the page."""
+DPI = 150
+"""Dots per inch."""
 SMALL = 9
 PLAIN_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelspacing": 0.7}
 
@@ -39,13 +42,20 @@ def say(axes: Axes, sentence: str) -> None:
     axes.text(0.5, 0.5, sentence, ha="center", va="center", fontsize=11, transform=axes.transAxes)
 
 
-def tidy(axes: Axes) -> None:
+def tidy(axes: Axes, grid: Literal["y", "both"] = "y") -> None:
     """Leave two spines and pale lines behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.grid(axis=grid, color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
 
 
 def legend_above(axes: Axes) -> None:
     """Put the legend above the plot, where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, **PLAIN_LEGEND)
+
+
+def png_of(figure: Figure, dpi: int = DPI) -> bytes:
+    """Return the figure as a PNG: the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()

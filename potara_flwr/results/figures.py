@@ -298,8 +298,7 @@ def _draw_client(
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
     axes.margins(y=0.12)
     axes.tick_params(labelsize=SMALL)
-    tidy(axes)
-    axes.grid(axis="x", color=PALE, linewidth=0.8)
+    tidy(axes, "both")
 
 
 def _draw_dots(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from potara_flwr.results.drawing import DPI, png_of
 from potara_flwr.results.tables import byte_unit, plural
 from potara_flwr.settings.groups import Value
 from potara_flwr.settings.schema import Settings
-
-DPI = 150
-"""Dots per inch of the figures."""
 
 STYLE = """
   body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1a1a1a;
@@ -129,13 +126,6 @@ def write_figures(folder: Path, figures: Mapping[str, tuple[Figure, str]]) -> li
         (folder / f"{name}.png").write_bytes(png)
         written.append(_embedded(name, png, caption))
     return written
-
-
-def png_of(figure: Figure) -> bytes:
-    """Return the figure as a PNG: the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _embedded(name: str, png: bytes, caption: str) -> dict[str, Any]:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from potara_flwr.results.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from potara_flwr.results.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    new_figure,
+)
 from simulations.merge_quality.statistics import (
     ALL,
     Cases,
@@ -31,7 +42,7 @@ DRAWN = {
 def draw_regimes(cases: Cases) -> Figure:
     """Draw the mean regret of the shipped rules in every regime."""
     regimes = by(cases, regime_of)
-    figure = Figure(figsize=(9, 0.3 * len(regimes) + 1.6), layout="constrained")
+    figure = new_figure(9, 0.3 * len(regimes) + 1.6)
     axes = figure.subplots()
     for rule, (colour, marker) in DRAWN.items():
         values = [mean(regret(case, rule) for case in group) for group in regimes.values()]
@@ -40,7 +51,7 @@ def draw_regimes(cases: Cases) -> Figure:
     axes.set_yticks(range(len(regimes)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.grid(axis="x", color="#E4E4E4")
+    axes.grid(axis="x", color=PALE)
     axes.set_axisbelow(True)
     axes.set_xlabel("mean regret against the oracle (points of accuracy)")
     figure.suptitle("group, local start, training samples, rounds", fontsize=9, x=0.02, ha="left")
@@ -51,7 +62,7 @@ def draw_regimes(cases: Cases) -> Figure:
 def draw_tuning(cases: Cases) -> Figure:
     """Draw what the merge gains over federated-then-fine-tuned in every warm regime."""
     regimes = by([case for case in cases if case["start"] == "warm"], regime_of)
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     axes = figure.subplots()
     for shift, (rule, colour) in enumerate(
         {"local": ORANGE, "excess-loss": GREEN, "oracle": GREY}.items()
@@ -77,7 +88,7 @@ def draw_weights(cases: Cases) -> Figure:
     """Draw each rule's mean λ in every regime against the oracle's."""
     regimes = by(cases, regime_of)
     oracle = [mean(map(oracle_weight, group)) for group in regimes.values()]
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = new_figure(6, 5)
     axes = figure.subplots()
     for rule, (colour, marker) in DRAWN.items():
         weights = [

@@ -11,7 +11,7 @@ from potara_flwr.comparison.drawings import accuracy_against_bytes
 from potara_flwr.comparison.runs import Group
 from potara_flwr.core.statistics import spread
 from potara_flwr.methods import METHODS
-from potara_flwr.results.html import png_of
+from potara_flwr.results.drawing import png_of
 from potara_flwr.settings.schema import Settings
 from simulations.markdown import table
 from simulations.method_quality.stored import Store
