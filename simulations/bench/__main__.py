@@ -45,6 +45,7 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
+from simulations.markdown import rendered
 from simulations.measuring import parser_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "research" / "benchmarks.md"
@@ -300,23 +301,15 @@ def measure(only: str | None, repeats: int) -> None:
     """Measure all parts, or one, and write the page."""
     parts = [only] if only else list(PARTS)
     rows = [row for part in parts for row in PARTS[part](repeats)]
-    lines = "\n".join(with_rows(PAGE.read_text(), rows) if only else map(str, rows))
     PAGE.write_text(
-        f"""# Benchmarks
-
-Written by `make bench`, which measures each ratio's two sides in turn. Client work runs on one
-thread; `flwr run` with one Ray actor, so that both sides train one client after the other. The
-first round of a run, which loads everything, is left out. On {os.cpu_count()} cores
-({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}.
-
-A message on a SuperNode runs in a process of its own: it imports Flower (about a second), torch,
-transformers and peft, loads the base model, and trains. Flower adds waiting: a SuperNode looks for
-messages every 3 s.
-
-| ratio | median | range | aim | met |
-|---|---|---|---|---|
-{lines}
-"""
+        rendered(
+            Path(__file__).with_name("page.md.jinja"),
+            lines=with_rows(PAGE.read_text(), rows) if only else rows,
+            cores=os.cpu_count(),
+            machine=platform.machine(),
+            python=platform.python_version(),
+            torch=torch.__version__,
+        )
     )
     CONSOLE.print(PAGE.read_text(), markup=False)
 
