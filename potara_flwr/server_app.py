@@ -19,7 +19,7 @@ from potara_flwr.results.folder import (
     results_folder,
     write_results,
 )
-from potara_flwr.results.report import write_report
+from potara_flwr.results.report import remove_report, write_report
 from potara_flwr.results.tracking import tracking
 from potara_flwr.run_config import from_flat
 from potara_flwr.server.callbacks import LogProgress, SaveCheckpoints, TrackRun
@@ -113,5 +113,5 @@ def save_results(folder: Path, results: dict[str, Any], settings: Settings) -> N
         if settings.run.report:
             write_report(results, folder)
         else:
-            (folder / "report.html").unlink(missing_ok=True)
+            remove_report(folder)
     write_results(folder, results)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from potara_flwr.methods import METHODS
-from potara_flwr.results.figures import figures_of
+from potara_flwr.results.figures import FIGURES, figures_of
 from potara_flwr.results.html import bytes_of, folded, rendered, write_figures
 from potara_flwr.results.tables import (
     Results,
@@ -117,6 +117,16 @@ def write_report(results: Results, folder: Path) -> None:
     drawn = {name: (draw(results), CAPTIONS[name]) for name, draw in figures_of(results).items()}
     figures = write_figures(folder / "figures", drawn)
     (folder / "report.html").write_text(_page(results, figures), encoding="utf-8")
+
+
+def remove_report(folder: Path) -> None:
+    """Remove what :func:`write_report` has written into ``folder``, where it has, and no more."""
+    (folder / "report.html").unlink(missing_ok=True)
+    figures = folder / "figures"
+    for name in FIGURES:
+        (figures / f"{name}.png").unlink(missing_ok=True)
+    if figures.is_dir() and not any(figures.iterdir()):
+        figures.rmdir()
 
 
 def _page(results: Results, figures: list[dict[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from results_example import example_results
 from rich.console import Console
 
 from potara_flwr.results.figures import FIGURES
-from potara_flwr.results.report import CAPTIONS, write_report
+from potara_flwr.results.report import CAPTIONS, remove_report, write_report
 from potara_flwr.results.tables import client_table, privacy, refusals, summary_table
 from potara_flwr.results.verdict import verdict
 from potara_flwr.settings.schema import Settings, flat
@@ -318,6 +318,18 @@ def test_report_changes_nothing_and_is_the_same_twice(tmp_path: Path) -> None:
 
     assert results == before
     assert first == second
+
+
+@pytest.mark.parametrize("others", [(), ("figures/mine.png", "notes.md")])
+def test_a_report_is_removed_with_its_figures_and_nothing_else(others, tmp_path):
+    write_report(example_results(2, rounds=2), tmp_path)
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    for _ in range(2):
+        remove_report(tmp_path)
+        left = (path for path in tmp_path.rglob("*") if path.is_file())
+        assert {str(path.relative_to(tmp_path)) for path in left} == set(others)
+    assert (tmp_path / "figures").exists() == bool(others)
 
 
 def test_figures_leave_pyplot_alone() -> None:
