@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")],
+    [
+        *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "docs").rglob("*.ipynb"),
+    ],
     key=lambda page: str(page.relative_to(ROOT)),
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -19,11 +24,20 @@ TEXT = {".py", ".md", ".yaml", ".yml", ".sh", ".service", ""}
 PLACES = ("potara_flwr", "simulations", "conf", "docker", "docs", "tests", ".github")
 
 
+def words(page: Path) -> str:
+    """Return the text of a page, or of a notebook's text cells, code blocks left out."""
+    text = page.read_text()
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return FENCE.sub("", text)
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     found: dict[str, int] = {}
     result = set()
-    for heading in re.findall(r"^#{1,6} +(.+?) *$", FENCE.sub("", page.read_text()), re.MULTILINE):
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", words(page), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
         anchor = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
         count = found[anchor] = found.get(anchor, -1) + 1
@@ -33,7 +47,7 @@ def anchors(page: Path) -> set[str]:
 
 def links(page: Path) -> list[str]:
     """Return the relative links of a page, code blocks left out."""
-    found = LINK.findall(FENCE.sub("", page.read_text()))
+    found = LINK.findall(words(page))
     return [link for link in found if not re.match(r"[a-z]+:", link)]
 
 
@@ -52,7 +66,7 @@ def test_every_page_is_reached_from_the_readme():
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
         page = waiting.pop()
-        if page in reached or page.suffix != ".md":
+        if page in reached or page.suffix not in (".md", ".ipynb"):
             continue
         reached.add(page)
         waiting += [(page.parent / link.partition("#")[0]).resolve() for link in links(page)]
