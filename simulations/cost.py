@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from potara_flwr.core import markdown
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.running.composition import compose_settings
 from potara_flwr.settings.schema import Settings
@@ -152,22 +153,23 @@ def need(settings: Settings, shape: Shape) -> Need:
 
 def table() -> str:
     """Return the table of ``docs/guides/language-models.md``."""
-    lines = [
-        "| preset | weights | step | gradient pass | scoring | GPU memory | training | scoring "
-        "| hours on an A100 | adapter, one way |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for preset in PRESETS:
         settings = compose_settings([f"experiment={preset}"])
         found = need(settings, LLAMA_3_2_3B)
         numbers = LLAMA_3_2_3B.adapter(settings.lora.rank)
         megabytes = BYTES[settings.federation.transport] * numbers / 1e6
-        lines.append(
-            f"| `{preset}` | {found.weights:.1f} GB | {found.step:.1f} GB | "
-            f"{found.gradients:.1f} GB | {found.evaluation:.1f} GB | {found.peak:.0f} GB | "
-            f"{found.training:.1e} | {found.scoring:.1e} | {found.hours:.1f} | {megabytes:.1f} MB |"
-        )
-    return "\n".join(lines) + "\n"
+        parts = (found.weights, found.step, found.gradients, found.evaluation)
+        rows.append(
+            [f"`{preset}`", *(f"{part:.1f} GB" for part in parts), f"{found.peak:.0f} GB",
+             f"{found.training:.1e}", f"{found.scoring:.1e}", f"{found.hours:.1f}",
+             f"{megabytes:.1f} MB"]
+        )  # fmt: skip
+    header = (
+        "preset", "weights", "step", "gradient pass", "scoring", "GPU memory", "training",
+        "scoring", "hours on an A100", "adapter, one way",
+    )  # fmt: skip
+    return markdown.table(header, rows) + "\n"
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Node(BaseModel):
         names = settings.federation.names
         if self.name and names:
             if self.name not in names:
-                known = nearest(self.name, dict.fromkeys(names))
+                known = nearest(self.name, names)
                 raise NodeError(f"{self}: its name is not in federation.nodes{known}")
             client = names.index(self.name)
             if self.partition_id not in (None, client):

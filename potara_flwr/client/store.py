@@ -34,8 +34,6 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData
 
 PERSONAL, RESIDUALS = "personal", "residuals"
-VERSIONS = 2
-"""States of rounds that are kept: the last one, and the one that its round started from."""
 _OTHER = {"run-key": "another run", "client": "another client", "settings": "other settings",
           "data": "other data: the client's rows, or their order, have changed"}  # fmt: skip
 _ROUND = re.compile(r"round-(\d+)\.safetensors")

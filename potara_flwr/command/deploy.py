@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from potara_flwr.command.run import setting_names
+from potara_flwr.command.words import ResultsFolder, SettingWords
 
 
 def deploy(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[name=value]...", autocompletion=setting_names, hidden=True),
-    ] = None,
+    settings: SettingWords = None,
     nodes: Annotated[
         int, typer.Option(help="Number of SuperNodes (default: 3).", show_default=False)
     ] = 3,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave the federation up until Ctrl-C.")
     ] = False,
-    results: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Results folder (default: results/<time>)."),
-    ] = None,
+    results: ResultsFolder = None,
 ) -> None:
     """Run the app on a real federation: TLS, SuperNodes with keys.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from potara_flwr.command.run import setting_names
+from potara_flwr.command.words import SettingWords
 
 if TYPE_CHECKING:
     from potara_flwr.command.checks.check import Check
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[name=value]...", autocompletion=setting_names, hidden=True),
-    ] = None,
+    settings: SettingWords = None,
     state_dir: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="A SuperNode's state-dir, to be looked at as well."),

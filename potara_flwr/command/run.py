@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-
-def setting_names(incomplete: str) -> Iterator[str]:
-    """Yield what may stand before the value of a setting, for the shell's completion."""
-    from potara_flwr.settings.schema import schema
-
-    for name in ("experiment", *dict(schema())):
-        if name.startswith(incomplete):
-            yield f"{name}="
+from potara_flwr.command.words import ResultsFolder, SettingWords
 
 
 def run(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[name=value]...", autocompletion=setting_names, hidden=True),
-    ] = None,
+    settings: SettingWords = None,
     runtime: Annotated[
         Literal["in-process", "flwr"],
         typer.Option(
@@ -31,10 +19,7 @@ def run(
             show_default=False,
         ),
     ] = "in-process",
-    results: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Results folder (default: results/<time>)."),
-    ] = None,
+    results: ResultsFolder = None,
 ) -> None:
     """Run the app once and show what came out.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from potara_flwr.command.exit_status import at_interrupt
-from potara_flwr.command.run import setting_names
+from potara_flwr.command.words import setting_names
 
 
 def sweep(

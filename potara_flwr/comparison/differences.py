@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from potara_flwr.comparison.runs import ComparisonError, Group, show
+from potara_flwr.core.errors import nearest
 from potara_flwr.core.statistics import Difference, Spread, difference, spread
 
 
@@ -132,11 +132,10 @@ def _parse_reference(groups: Sequence[Group], reference: Sequence[str]) -> dict[
         if not sign or name not in names:
             where = f"the runs differ in {', '.join(names)}" if names else "the runs differ in none"
             raise ComparisonError(f"--reference {word!r} is no name=value of the runs; {where}")
-        known = list(dict.fromkeys(show(group.settings[name]) for group in groups))
+        known = dict.fromkeys(show(group.settings[name]) for group in groups)
         if text not in known:
-            match = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
-            hint = f"did you mean {match[0]}?" if match else f"they have {', '.join(known)}"
-            raise ComparisonError(f"--reference {word}: no run has this value; {hint}")
+            hint = nearest(text, known, "they have")
+            raise ComparisonError(f"--reference {word}: no run has this value{hint}")
         values[name] = text
     return values
 

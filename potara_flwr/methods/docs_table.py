@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from potara_flwr.core.markdown import table
 from potara_flwr.methods import METHODS, Method
 
 SIZES = {"A": "r·d_in", "B": "r·d_out", "head": "h"}
@@ -12,19 +13,17 @@ SIZES = {"A": "r·d_in", "B": "r·d_out", "head": "h"}
 
 def exchange_table() -> str:
     """Return the table of ``docs/reference/methods.md``, one row a method."""
+    header = (
+        "`method`", "what it does", "sent, down and up", "numbers sent a round, each way",
+        "stays on the client", "rounds", "steps of a client", "source",
+    )  # fmt: skip
     rows = [
-        "| `method` | what it does | sent, down and up | numbers sent a round, each way | stays on "
-        "the client | rounds | steps of a client | source |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, method in METHODS.items():
-        sent = ", ".join(method.shared) or "nothing"
-        source = f"arXiv {method.source}" if method.source else "–"
-        rows.append(
-            f"| `{name}` | {method.title}: {method.summary} | {sent} | {_numbers(method)} | "
-            f"{method.keeps or '–'} | {_rounds(method)} | {_steps(method)} | {source} |"
-        )
-    return "\n".join(rows) + "\n"
+        [f"`{name}`", f"{method.title}: {method.summary}", ", ".join(method.shared) or "nothing",
+         _numbers(method), method.keeps or "–", _rounds(method), _steps(method),
+         f"arXiv {method.source}" if method.source else "–"]
+        for name, method in METHODS.items()
+    ]  # fmt: skip
+    return table(header, rows) + "\n"
 
 
 def _numbers(method: Method) -> str:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,9 +145,6 @@ def hydra() -> Iterator[None]:
 def _missing(error: MissingConfigException) -> str:
     """Say in one line which file there is not, and which one is nearest."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    options = list(error.options or ())
     if f"{group}={name}" == "hydra/launcher=ray":
         return f"{group}={name} needs a package: pip install 'potara-flwr[ray-sweeps]'"
-    match = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(options)}"
-    return f"there is no {group}={name}; {hint}"
+    return f"there is no {group}={name}{nearest(name, error.options or (), 'there are')}"

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from potara_flwr.core.markdown import table
 from potara_flwr.settings.groups import (
     BaselineSettings,
     CalibrationSettings,
@@ -101,12 +102,12 @@ def allowed(field: FieldInfo) -> str:
 
 def settings_table() -> str:
     """Return the table of docs/reference/settings.md; ``python -m`` this module prints it."""
-    rows = ["| setting | default | allowed | what it is |", "|---|---|---|---|"]
     defaults = Settings().to_flat()
-    for name, field in schema():
-        default = json.dumps(defaults[name])
-        rows.append(f"| `{name}` | `{default}` | {allowed(field)} | {field.description} |")
-    return "\n".join(rows) + "\n"
+    rows = [
+        [f"`{name}`", f"`{json.dumps(defaults[name])}`", allowed(field), str(field.description)]
+        for name, field in schema()
+    ]
+    return table(["setting", "default", "allowed", "what it is"], rows) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from simulations import markdown
+from potara_flwr.core import markdown
 from simulations.faults.disturbing import Struck
 from simulations.faults.here import Finding
 from simulations.faults.subject import ROUNDS

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potara_flwr.core.markdown import table
 from potara_flwr.merging.rules import RULES
 from potara_flwr.results.drawing import png_of
 from potara_flwr.settings.schema import Settings
-from simulations.markdown import rendered, table
+from simulations.markdown import rendered
 from simulations.merge_quality import tables
 from simulations.merge_quality.drawings import draw_regimes, draw_tuning, draw_weights
 from simulations.merge_quality.statistics import Cases, by, over_seeds, points, regime_of

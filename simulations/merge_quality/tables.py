@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from potara_flwr.core.markdown import table
 from potara_flwr.merging.rules import RULES
-from simulations.markdown import table
 from simulations.merge_quality.candidates import CANDIDATES, EVALUATIONS
 from simulations.merge_quality.statistics import (
     ENDS,

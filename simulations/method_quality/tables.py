@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from potara_flwr.comparison.differences import Row, compare
 from potara_flwr.comparison.runs import Group
+from potara_flwr.core.markdown import table
 from potara_flwr.core.statistics import spread
 from potara_flwr.methods import METHODS
 from potara_flwr.settings.schema import Settings
-from simulations.markdown import table
 from simulations.method_quality.stored import Store
 from simulations.method_quality.studies import (
     LEARNING_RATES,

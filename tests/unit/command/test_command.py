@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from potara_flwr import __version__
 from potara_flwr.command import main as command
 from potara_flwr.command.exit_status import TRACEBACK
-from potara_flwr.command.run import setting_names
+from potara_flwr.command.words import setting_names
 from potara_flwr.core.errors import PotaraError
 from potara_flwr.results.folder import write_results
 from potara_flwr.running.composition import compose_settings, compose_sweep
