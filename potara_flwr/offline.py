@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.core.storage import file_hash, write_whole
+from potara_flwr.data.labels import write_classes
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import LoraModel, load_adapter
@@ -93,11 +94,15 @@ def personalize_offline(
 
 
 def _read_federated(folder: Path) -> tuple[Settings, Adapter]:
-    """Return a run's settings and its federated adapter, if it is the one that the run saved."""
+    """Return a run's settings, with its classes by name, and its federated adapter, if it is the
+    one that the run saved.
+    """
     place = folder / RUN_FILE
     try:
         run = json.loads(place.read_text())
         config, recorded = flat(run["config"]), {place: run["sha256"]}
+        if classes := run["classes"]:
+            config["data.classes"] = write_classes(classes)
         results = folder.parent / "results.json"
         if results.is_file():
             recorded[results] = json.loads(results.read_text())["federated_sha256"]

@@ -74,8 +74,16 @@ class Node(BaseModel):
             raise NodeError(f"{self}: {remedy} start it with e.g. --node-config '{key}'")
         return self.partition_id
 
-    def settings(self, settings: Settings, client: int) -> Settings:
-        """Return a run's settings as they hold on this node: with its own data, if it has some.
+    def settings(self, settings: Settings, client: int, classes: str = "") -> Settings:
+        """Return a run's settings as they hold on this node: with its own data, if it has some,
+        whose labels mean what they mean in the run.
+
+        Parameters
+        ----------
+        client : int
+            Which client the node is.
+        classes : str
+            Those of the run, as ``data.classes`` would name them, where the server knows them.
 
         Raises
         ------
@@ -91,6 +99,8 @@ class Node(BaseModel):
             "path": str(place), "name": "", "datasets": "", "partition": "whole",
             "partition_column": "",
         }  # fmt: skip
+        if classes:
+            own["classes"] = classes
         return settings.model_copy(update={"data": settings.data.model_copy(update=own)})
 
     @property

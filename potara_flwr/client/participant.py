@@ -52,7 +52,8 @@ class Participant:
         """
         node = read_node(context.node_config, settings.federation.names)
         number = node.client(settings)
-        own = node.settings(settings, number)
+        classes = str(message.content.config_records["config"].get("classes", ""))
+        own = node.settings(settings, number, classes)
         deadline = time.monotonic() + message.metadata.ttl
         bench = workbench(own, settings)
         return cls(number, node, own, bench, message, context.run_id, deadline)

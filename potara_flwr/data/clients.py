@@ -16,7 +16,17 @@ from torch import Tensor
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
-from potara_flwr.data.labels import classes_of, encode, label_values, named_classes
+from potara_flwr.data.labels import (
+    UNION,
+    classes_of,
+    encode,
+    label_values,
+    read_classes,
+    shortened,
+    unite,
+    warn_of_twins,
+    write_classes,
+)
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
 from potara_flwr.settings.groups import DataSettings
@@ -60,8 +70,9 @@ class Table:
     rows: datasets.Dataset
     """The columns of the contents."""
     labels: np.ndarray
-    """Class numbers, shape (n,)."""
-    num_classes: int
+    """Class numbers, shape (n,): places in ``classes``."""
+    classes: tuple[str, ...]
+    """By name: those that ``data.classes`` names, or the source's own."""
     keys: np.ndarray
     """What the rows are partitioned by, shape (n,)."""
     tested: np.ndarray | None
@@ -77,7 +88,8 @@ class ClientRows:
     """Of the client's rows in the source, shape (n,)."""
     rows: datasets.Dataset
     labels: Tensor
-    num_classes: int
+    """Class numbers, shape (n,): places in ``classes``."""
+    classes: tuple[str, ...]
     tested: Tensor | None
 
 
@@ -148,28 +160,41 @@ def source_of(data: DataSettings, client: int, content: str) -> Source:
     )
 
 
-def num_classes(settings: Settings, content: str) -> int:
-    """Return the number of classes of the head that all clients start from.
+@functools.lru_cache(maxsize=8)
+def shared_classes(settings: Settings, content: str) -> tuple[str, ...]:
+    """Return the classes, by name, of the head that all clients start from.
 
     Raises
     ------
     SettingsError
-        The head is shared, but the data sources have not equally many classes.
+        The head is shared, but the data sources have different classes; names both lists.
     """
     data = settings.data
-    if classes := named_classes(data.classes):
-        return len(classes)
+    if classes := read_classes(data.classes):
+        return classes
     sources = [source_of(data, number, content) for number in range(num_sources(data))]
     if settings.task.head == "local":
         sources = sources[:1]
-    numbers = {source.where: load_source(source, data).num_classes for source in sources}
-    if len(set(numbers.values())) > 1:
-        words = ", ".join(f"{where} has {number}" for where, number in numbers.items())
-        raise SettingsError(
-            f"task.head is shared, which needs equally many classes in every data source, but "
-            f"{words}; choose task.head=local"
-        )
-    return next(iter(numbers.values()))
+    lists = {source.where: load_source(source, data).classes for source in sources}
+    union = unite(lists.values())
+    if data.classes.strip() == UNION:
+        return union if any(_by_name(one) != one for one in lists.values()) else _by_name(union)
+    first, *others = lists.items()
+    for where, classes in others:
+        if classes != first[1]:
+            raise SettingsError(
+                "task.head is shared, which needs the same classes in every data source, but "
+                f"{first[0]} has {shortened(first[1])} and {where} has {shortened(classes)}; name "
+                f"them all (data.classes={write_classes(union)!r}), take all that any source has "
+                f"(data.classes={UNION}), or choose task.head=local"
+            )
+    return first[1]
+
+
+def _by_name(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Sort classes: whole numbers by their value, before words."""
+    order = {name: (0, int(name), "") if name.isdigit() else (1, 0, name) for name in names}
+    return tuple(sorted(names, key=order.__getitem__))
 
 
 def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
@@ -187,12 +212,16 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
     _, member, members = own_source(data, client)
     positions = _partition(source, data, settings.seed, members)[member]
     at = positions.numpy()
+    labels, classes = table.labels[at], table.classes
+    if settings.task.head == "shared":
+        classes = shared_classes(settings, content)
+        labels = np.array([classes.index(name) for name in table.classes])[labels]
     return ClientRows(
         source=source,
         positions=positions,
         rows=table.rows.select(at),
-        labels=torch.from_numpy(table.labels[at]),
-        num_classes=table.num_classes,
+        labels=torch.from_numpy(labels),
+        classes=classes,
         tested=None if table.tested is None else torch.from_numpy(table.tested[at]),
     )
 
@@ -226,13 +255,14 @@ def load_source(source: Source, data: DataSettings) -> Table:
         tested = np.arange(sum(map(len, parts))) >= len(parts[0])
     elif data.split_column:
         tested = for_testing(parts[0], data.split_column, words[0])
-    labels, number = _labels(parts, words, source.label_column, tested, data.classes)
+    labels, classes = _labels(parts, words, source.label_column, tested, data.classes)
     keys = labels
     if data.partition_column:
         keys = keys_of(parts, data.partition_column, words)
     columns = [column for _, column in source.contents]
     rows = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
-    return Table(rows, labels, number, keys, tested)
+    warn_of_twins(classes, words[0])
+    return Table(rows, labels, classes, keys, tested)
 
 
 def _labels(
@@ -241,32 +271,32 @@ def _labels(
     column: str,
     tested: np.ndarray | None,
     named: str,
-) -> tuple[np.ndarray, int]:
-    """Return the class numbers of all parts, and the number of classes: of the ``named`` ones, or
-    of those of the training samples.
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the class numbers of all parts, and the classes: the ``named`` ones, or those of the
+    training samples.
     """
     values = [label_values(part, column, where) for part, where in zip(parts, words, strict=True)]
-    if fixed := named_classes(named):
+    if classes := read_classes(named):
         codes = [
-            encode(part, fixed, column, where) for part, where in zip(values, words, strict=True)
+            encode(part, classes, column, where) for part, where in zip(values, words, strict=True)
         ]
-        return np.concatenate(codes), len(fixed)
+        return np.concatenate(codes), classes
     known = values[0]
     if len(parts) == 1 and tested is not None:
         known = [value for value, test in zip(known, tested, strict=True) if not test]
         if not known:
             raise SettingsError(f"data.split-column: {words[0]} has no training samples")
-    classes = classes_of(parts[0].features[column], known)
+    classes = classes_of(parts[0].features[column], known, column, words[0])
     if len(set(known)) < 2:
         raise SettingsError(
             f"data.label-column: {words[0]}, column {column!r}: all training samples have the "
-            f"label {known[0]!r}; two or more are needed"
+            f"label {str(known[0])!r}; two or more are needed, or the classes named in data.classes"
         )
     codes = [
-        encode(part, classes, column, where, set(known))
+        encode(part, classes, column, where, set(map(str, known)))
         for part, where in zip(values, words, strict=True)
     ]
-    return np.concatenate(codes), len(classes)
+    return np.concatenate(codes), classes
 
 
 @functools.lru_cache(maxsize=16)

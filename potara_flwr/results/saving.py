@@ -19,7 +19,9 @@ from potara_flwr.tasks import TASKS
 ADAPTER_FILE = "adapter_model.safetensors"
 """peft's name of an adapter's tensors."""
 RUN_FILE = "run.json"
-"""Next to the federated adapter: settings of its run, and its SHA-256."""
+"""Next to the federated adapter: settings and classes of its run, and its SHA-256."""
+CLASSES_FILE = "classes.json"
+"""In the folder of an adapter with a head: which class each of its outputs is, as ``id2label``."""
 
 
 def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
@@ -32,7 +34,8 @@ def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
     with whole_folder(folder) as target:
         for name, adapter in outcome.adapters.items():
             card = cards.get(name) or part_card(number, name, outcome.report)
-            _save(target / name, adapter, model, settings, folder / name, card)
+            place, classes = folder / name, client.data.classes
+            _save(target / name, adapter, model, settings, place, card, classes)
         if "" not in outcome.adapters:
             (target / "README.md").write_text(cards[""])
         for name, tensors in outcome.tensors.items():
@@ -40,12 +43,18 @@ def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
 
 
 def save_federated(
-    folder: Path, adapter: Adapter, model: LoraModel, settings: Settings, accuracy: float
+    folder: Path,
+    adapter: Adapter,
+    model: LoraModel,
+    settings: Settings,
+    accuracy: float,
+    classes: tuple[str, ...],
 ) -> str:
-    """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples.
+    """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples,
+    ``classes`` are those of the shared head, where there is one.
 
     Next to it stands ``run.json`` with all that a client needs to personalize it without a server:
-    the run's settings, and the SHA-256 of the adapter's file, which is also returned.
+    the run's settings and classes, and the SHA-256 of the adapter's file, which is also returned.
     """
     method = METHODS[settings.method]
     card = f"""# Federated LoRA adapter
@@ -56,9 +65,9 @@ The average of the clients' adapters after {method.rounds(settings)} federated r
 - mean test accuracy over clients: {accuracy:.4f}
 """
     with whole_folder(folder) as target:
-        _save(target, adapter, model, settings, folder, card)
+        _save(target, adapter, model, settings, folder, card, classes)
         sha256 = file_hash(target / ADAPTER_FILE)
-        run = {"sha256": sha256, "config": settings.computed()}
+        run = {"sha256": sha256, "classes": classes, "config": settings.computed()}
         (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
     return sha256
 
@@ -115,9 +124,21 @@ def part_card(client: int, name: str, report: Report) -> str:
 
 
 def _save(
-    target: Path, adapter: Adapter, model: LoraModel, settings: Settings, folder: Path, card: str
+    target: Path,
+    adapter: Adapter,
+    model: LoraModel,
+    settings: Settings,
+    folder: Path,
+    card: str,
+    classes: tuple[str, ...],
 ) -> None:
-    """Write adapter and card to ``target``; the card tells how to load it from ``folder``."""
+    """Write adapter, classes and card to ``target``; the card tells how to load it from
+    ``folder``.
+    """
+    if classes and any(kind_of(name) == "head" for name in adapter):
+        text = json.dumps({"id2label": dict(enumerate(classes))}, indent=1, ensure_ascii=False)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
     base = find_model(settings.task.model)
     auto_class = TASKS[settings.task.name].auto_class
     save_adapter(target, adapter, model.config, base)

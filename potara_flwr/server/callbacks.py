@@ -103,6 +103,7 @@ class SaveCheckpoints(RunCallback):
             run_key=run.run_key,
             round=len(run.rounds),
             config=run.settings.computed(),
+            classes=list(run.classes),
             code=code_version(),
             rounds=run.rounds,
             ledger=run.ledger.to_json(),

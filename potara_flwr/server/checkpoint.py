@@ -35,6 +35,8 @@ class Progressed:
     """The last round that is finished."""
     config: dict[str, Any]
     """The settings that decide numbers."""
+    classes: list[str]
+    """By name, those of the head that all clients share."""
     code: str
     """The version of this package that wrote it."""
     rounds: list[dict[str, Any]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from logging import WARNING
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -22,7 +22,10 @@ SAY_SECONDS = 10.0
 
 
 def gather_clients(
-    grid: MeteredGrid, settings: Settings, wanted: Collection[int] | None = None
+    grid: MeteredGrid,
+    settings: Settings,
+    told: Mapping[str, str],
+    wanted: Collection[int] | None = None,
 ) -> dict[int, Description]:
     """Wait for the SuperNodes, ask each which client it is, and fill in ``grid.clients``.
 
@@ -31,7 +34,7 @@ def gather_clients(
     logged and stands in the results. While too few clients can take part
     (``federation.min-reply-fraction``) it waits until the limit, asking anew those that were at
     fault: they may have been mended. Where only some are ``wanted``, nobody else is waited for, and
-    one of them is enough.
+    one of them is enough. ``told`` is what every message says.
 
     Returns
     -------
@@ -45,7 +48,7 @@ def gather_clients(
     RunError
         Too few clients can take part.
     """
-    roster = Roster(grid, settings, wanted)
+    roster = Roster(grid, settings, told, wanted)
     limit = settings.federation.connect_timeout
     start = said = time.monotonic()
     again = False
@@ -73,14 +76,21 @@ class Roster:
         Reaches the nodes; is told which client each of them is.
     settings : Settings
         Say how many clients there are, and how many must take part.
+    told : mapping
+        What every message says.
     wanted : collection of int, optional
         The clients that are waited for; all by default.
     """
 
     def __init__(
-        self, grid: MeteredGrid, settings: Settings, wanted: Collection[int] | None = None
+        self,
+        grid: MeteredGrid,
+        settings: Settings,
+        told: Mapping[str, str],
+        wanted: Collection[int] | None = None,
     ) -> None:
         self.grid = grid
+        self.told = {"code-version": code_version(), **told}
         self.settings = settings
         self.names = settings.federation.names
         self.num_clients = settings.data.num_clients
@@ -121,7 +131,7 @@ class Roster:
         new, mended = nodes - self._asked, nodes & self._faulty if again else set()
         self._asked |= new
         self._faulty -= mended
-        content = RecordDict({"config": ConfigRecord({"code-version": code_version()})})
+        content = RecordDict({"config": ConfigRecord({**self.told})})
         messages = [
             Message(content, node, "query.describe", group_id="0") for node in sorted(new | mended)
         ]

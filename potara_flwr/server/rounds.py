@@ -71,7 +71,7 @@ def run_rounds(
     done: int,
     total: int,
     timeout: float,
-    run_key: str,
+    told: Mapping[str, str],
 ) -> Iterator[RoundResult]:
     """Run the rounds ``done`` + 1 … ``total``; yield the result of each once it has ended.
 
@@ -81,17 +81,17 @@ def run_rounds(
         The server's arrays after round ``done``.
     timeout : float
         Seconds to wait for the replies of a round.
-    run_key : str
-        Goes out with every message, next to the round.
+    told : mapping
+        What goes out with every message, next to the round.
     """
     strategy.summary()
     for server_round in range(done + 1, total + 1):
         log(INFO, "[ROUND %d/%d]", server_round, total)
-        config = ConfigRecord({"run-key": run_key})
+        config = ConfigRecord(dict(told))
         messages = strategy.configure_train(server_round, arrays, config, grid)
         replies = grid.send_and_receive(messages, timeout=timeout)
         arrays, trained = strategy.aggregate_train(server_round, replies)
-        config = ConfigRecord({"run-key": run_key})
+        config = ConfigRecord(dict(told))
         messages = strategy.configure_evaluate(server_round, arrays, config, grid)
         replies = grid.send_and_receive(messages, timeout=timeout)
         evaluated = strategy.aggregate_evaluate(server_round, replies)

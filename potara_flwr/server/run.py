@@ -10,8 +10,9 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from potara_flwr.core.errors import ReplyError, RunError
+from potara_flwr.core.errors import ReplyError, RunError, SettingsError
 from potara_flwr.core.stopwatch import Stopwatch
+from potara_flwr.data.labels import read_classes, shortened, write_classes
 from potara_flwr.messages.grid import MeteredGrid
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.reports import Report, unpack
@@ -90,7 +91,9 @@ class FederatedRun:
         self.clock = Stopwatch()
         self.ledger = Ledger(names=settings.federation.names)
         self.grid = MeteredGrid(grid, self.ledger)
-        self.descriptions = gather_clients(self.grid, settings, wanted)
+        self.classes = known_classes(settings)
+        """By name, those of the head that all clients share; empty where there is none."""
+        self.descriptions = gather_clients(self.grid, settings, self._classes_told, wanted)
         self.clock.lap("gathering")
         self.strategy = strategy_of(self.ledger, settings, self.descriptions)
         self.arrays = initial_arrays(settings)
@@ -99,6 +102,18 @@ class FederatedRun:
         """What ``results.json`` says of every round so far."""
         self.interruptions = 0
         """Attempts that may have ended within a round whose average was sent already."""
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What every message of the run says: which run it is, and its classes."""
+        return {"run-key": self.run_key, **self._classes_told}
+
+    @property
+    def _classes_told(self) -> dict[str, str]:
+        """The classes where a node with data of its own could not know them."""
+        named = read_classes(self.settings.data.classes)
+        own = self.settings.task.name == "digits"
+        return {} if named or own or not self.classes else {"classes": write_classes(self.classes)}
 
     @property
     def asked(self) -> dict[int, int]:
@@ -127,7 +142,17 @@ class FederatedRun:
             What it wrote down of the communication, and its seconds by phase.
         interruptions : int
             How many attempts may have ended within a round.
+
+        Raises
+        ------
+        SettingsError
+            The data has other classes now.
         """
+        if (before := earlier.progress.classes) != list(self.classes):
+            raise SettingsError(
+                f"{self.settings.run.earlier[0]}: the run in {self.folder} had the classes "
+                f"{shortened(before)}, but the data has {shortened(self.classes)} now"
+            )
         self.arrays = earlier.restore(self.strategy)
         self.run_key = earlier.progress.run_key
         self.rounds = earlier.progress.rounds
@@ -141,7 +166,7 @@ class FederatedRun:
             callback.before_rounds(self)
         results = run_rounds(
             with_noise(self.strategy, self.settings), self.grid, self.arrays,
-            done=len(self.rounds), total=self.total, run_key=self.run_key,
+            done=len(self.rounds), total=self.total, told=self.told,
             timeout=self.settings.federation.timeout,
         )  # fmt: skip
         for result in results:
@@ -160,7 +185,7 @@ class FederatedRun:
         RunError
             No client could be personalized.
         """
-        config = ConfigRecord({"run-key": self.run_key})
+        config = ConfigRecord({**self.told})
         messages = self.strategy.configure_personalize(self.total, self.arrays, config, self.asked)
         replies = self.grid.send_and_receive(
             messages, timeout=self.settings.federation.timeout, on_reply=self._on_reply
@@ -180,6 +205,7 @@ class FederatedRun:
         results = {
             "method": self.settings.method,
             "config": self.settings.computed(),
+            "classes": self.classes,
             "rounds": self.rounds,
             **self.ledger.to_json(),
             **privacy_entry(self.settings, self.rounds, self.interruptions),
@@ -257,7 +283,20 @@ class FederatedRun:
         if self.settings.task.head == "local":
             federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}
         accuracy = summary["mean"]["accuracy"]["federated"]
-        return save_federated(self.folder / "federated", federated, model, self.settings, accuracy)
+        return save_federated(
+            self.folder / "federated", federated, model, self.settings, accuracy, self.classes
+        )
+
+
+def known_classes(settings: Settings) -> tuple[str, ...]:
+    """Return the classes, by name, of the head that all clients share; empty where there is none.
+
+    Raises
+    ------
+    SettingsError
+        The data cannot be read, or its sources have different classes.
+    """
+    return workbench(settings).task.classes if settings.task.head == "shared" else ()
 
 
 def initial_arrays(settings: Settings) -> ArrayRecord:

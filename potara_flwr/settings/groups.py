@@ -141,8 +141,10 @@ class DataSettings(Group):
     )
     classes: str = Field(
         "",
-        description="classes by name, separated by commas, in the order of their numbers, or how "
-        "many there are; empty finds them in the data. Needed where nodes bring their own data",
+        description="classes by name, separated by commas, in the order of their numbers (a name "
+        "with a comma in double quotes), or how many there are; `union` takes all that any source "
+        "has; empty finds them in the data. Needed where nodes bring their own data and the "
+        "server has none",
     )
     split_column: str = Field(
         "",

@@ -37,8 +37,8 @@ class ClientData:
     test: Samples
     held_out: bool
     """Whether the calibration samples are apart from the training samples."""
-    num_classes: int = 0
-    """Classes of the client's data, which a head of its own has; 0 where there is no such head."""
+    classes: tuple[str, ...] = ()
+    """By name, in the order of their numbers; empty where labels are no classes."""
 
     @property
     def train_and_calibration(self) -> Samples:
@@ -73,9 +73,9 @@ class Task(ABC):
         self.settings = settings
 
     @property
-    def num_classes(self) -> int:
-        """Classes of the head that all clients start from; 0 where there is no such head."""
-        return 0
+    def classes(self) -> tuple[str, ...]:
+        """Classes, by name, of the head that all clients start from; empty where there is none."""
+        return ()
 
     @abstractmethod
     def load_base_model(self) -> nn.Module:

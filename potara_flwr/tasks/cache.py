@@ -79,7 +79,7 @@ def _load(place: Path, key: str) -> ClientData:
             for part, names in record["parts"].items()
         }
     return ClientData(
-        record["client"], **parts, held_out=record["held_out"], num_classes=record["num_classes"]
+        record["client"], **parts, held_out=record["held_out"], classes=tuple(record["classes"])
     )
 
 
@@ -88,7 +88,7 @@ def _save(place: Path, key: str, data: ClientData) -> None:
     samples: dict[str, Samples] = {part: getattr(data, part) for part in PARTS}
     record = {
         "key": key, "client": data.client, "held_out": data.held_out,
-        "num_classes": data.num_classes,
+        "classes": data.classes,
         "parts": {part: list(tensors) for part, tensors in samples.items()},
     }  # fmt: skip
     flat = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from potara_flwr.data.clients import ClientRows, num_classes
+from potara_flwr.data.clients import ClientRows, shared_classes
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, LogitsTask, Samples, split_client
 
@@ -23,9 +23,9 @@ class Classification(LogitsTask):
     """``image`` or ``text``: which column setting names what is classified."""
 
     @property
-    def num_classes(self) -> int:
+    def classes(self) -> tuple[str, ...]:
         """Classes of the head that all clients start from."""
-        return num_classes(self.settings, self.content)
+        return shared_classes(self.settings, self.content)
 
     def collate(self, samples: Samples) -> Samples:
         """Return the samples as they are."""
@@ -62,5 +62,5 @@ def client_data(
         client,
         **parts,
         held_out=settings.calibration.source == "held-out",
-        num_classes=held.num_classes,
+        classes=held.classes,
     )

@@ -25,7 +25,7 @@ from potara_flwr.tasks.base import ClientData, split_client, take
 from potara_flwr.tasks.classification import Classification
 
 NUM_PRETRAINING = 2000
-NUM_CLASSES = 10
+DIGITS = tuple("0123456789")
 MEAN, STD = 0.1307, 0.3081  # of the MNIST training images, in [0, 1]
 
 
@@ -76,9 +76,9 @@ class Digits(Classification):
     auto_class = "AutoModelForImageClassification"
 
     @property
-    def num_classes(self) -> int:
-        """Ten."""
-        return NUM_CLASSES
+    def classes(self) -> tuple[str, ...]:
+        """The ten digits."""
+        return DIGITS
 
     def load_base_model(self) -> nn.Module:
         """Load the vision transformer with its ten-class head."""
@@ -91,7 +91,7 @@ class Digits(Classification):
                 f"{form[1]} channels, but task.name=digits has 28 and one; choose "
                 "task.name=image-classification for other images"
             )
-        return load_image_classifier(self.settings, NUM_CLASSES)
+        return load_image_classifier(self.settings, len(DIGITS))
 
     def load_client(self, client: int) -> ClientData:
         """Load the images of one client, rotated and normalized, shape (n, 1, 28, 28)."""
@@ -109,5 +109,5 @@ class Digits(Classification):
             client,
             **{part: take(samples, at) for part, at in split.items()},
             held_out=settings.calibration.source == "held-out",
-            num_classes=NUM_CLASSES,
+            classes=DIGITS,
         )

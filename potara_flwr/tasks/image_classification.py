@@ -36,7 +36,7 @@ class ImageClassification(Classification):
 
     def load_base_model(self) -> nn.Module:
         """Load the model, with a head of as many classes as the data has."""
-        return load_image_classifier(self.settings, self.num_classes)
+        return load_image_classifier(self.settings, len(self.classes))
 
     def load_client(self, client: int) -> ClientData:
         """Load the images of one client: bytes (n, channels, height, width), and their scale."""

@@ -27,7 +27,7 @@ class TextClassification(Classification):
 
     def load_base_model(self) -> nn.Module:
         """Load the model, with a head of as many classes as the data has."""
-        return load_text_classifier(self.settings, self.num_classes)
+        return load_text_classifier(self.settings, len(self.classes))
 
     def load_client(self, client: int) -> ClientData:
         """Load and tokenize the texts of one client: token ids and attention mask, (n, tokens)."""

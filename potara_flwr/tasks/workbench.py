@@ -35,7 +35,7 @@ class Workbench:
     @functools.cached_property
     def model(self) -> LoraModel:
         """The base model with room for an adapter."""
-        num_classes = self.task.num_classes
+        num_classes = len(self.task.classes)
         if num_classes not in self._models:
             self._models[num_classes] = self._load_model()
         return self._models[num_classes]
@@ -55,9 +55,9 @@ class Workbench:
         """Return the base model with the initial adapter of the client with these samples, whose
         head has the classes of its own data where ``task.head`` is ``local``.
         """
-        if self.settings.task.head == "shared" or not data.num_classes:
+        if self.settings.task.head == "shared" or not data.classes:
             return self.model
-        return self.model.with_classes(data.num_classes, self.settings.seed)
+        return self.model.with_classes(len(data.classes), self.settings.seed)
 
     def client(self, client: int, cache: Path | None = None) -> ClientData:
         """Return the samples of a client.

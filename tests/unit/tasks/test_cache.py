@@ -33,7 +33,7 @@ def test_what_is_kept_is_what_was_prepared(task, tiny, tmp_path, source):
     first, second = (cached_client(tmp_path, task, 1, "a") for _ in range(2))
     assert task.times == 1
     assert (second.client, second.held_out) == (1, source == "held-out")
-    assert second.num_classes == first.num_classes == 10
+    assert second.classes == first.classes == tuple("0123456789")
     for part in ("train", "calibration", "test"):
         one, other = getattr(first, part), getattr(second, part)
         assert list(one) == list(other)
