@@ -18,6 +18,7 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
 from potara_flwr.data.labels import (
     UNION,
+    check_countable,
     classes_of,
     encode,
     label_values,
@@ -28,7 +29,14 @@ from potara_flwr.data.labels import (
     write_classes,
 )
 from potara_flwr.data.partition import partition
-from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
+from potara_flwr.data.sources import (
+    check_columns,
+    describe,
+    for_testing,
+    keys_of,
+    listed,
+    load_table,
+)
 from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
 
@@ -95,7 +103,7 @@ class ClientRows:
 
 def num_sources(data: DataSettings) -> int:
     """Return the number of data sources that ``data.path`` names."""
-    return len(_listed(data.path))
+    return len(listed(data.path))
 
 
 def own_source(data: DataSettings, client: int) -> tuple[DataSettings, int, int]:
@@ -117,7 +125,7 @@ def own_source(data: DataSettings, client: int) -> tuple[DataSettings, int, int]
     number = client % sources
     chosen = {}
     for key in OF_A_SOURCE:
-        values = _listed(getattr(data, key))
+        values = listed(getattr(data, key))
         if len(values) not in (1, sources):
             raise SettingsError(
                 f"data.{key.replace('_', '-')} names {len(values)} values for "
@@ -281,12 +289,14 @@ def _labels(
             encode(part, classes, column, where) for part, where in zip(values, words, strict=True)
         ]
         return np.concatenate(codes), classes
+    for part, where in zip(values, words, strict=True):
+        check_countable(part, column, where)
     known = values[0]
     if len(parts) == 1 and tested is not None:
         known = [value for value, test in zip(known, tested, strict=True) if not test]
         if not known:
             raise SettingsError(f"data.split-column: {words[0]} has no training samples")
-    classes = classes_of(parts[0].features[column], known, column, words[0])
+    classes = classes_of(parts[0].features[column], known)
     if len(set(known)) < 2:
         raise SettingsError(
             f"data.label-column: {words[0]}, column {column!r}: all training samples have the "
@@ -302,8 +312,3 @@ def _labels(
 @functools.lru_cache(maxsize=16)
 def _partition(source: Source, data: DataSettings, seed: int, members: int) -> list[Tensor]:
     return partition(data, seed, load_source(source, data).keys, members)
-
-
-def _listed(text: str) -> list[str]:
-    """Return the values of a setting that may name several, separated by commas."""
-    return [value.strip() for value in text.split(",")]

@@ -59,9 +59,23 @@ def _plain(value: str | float) -> str | int | float:
     return int(value) if isinstance(value, float) and value == int(value) else value
 
 
-def classes_of(
-    feature: Any, values: Sequence[str | int | float], column: str, where: str
-) -> tuple[str, ...]:
+def check_countable(values: Sequence[str | int | float], column: str, where: str) -> None:
+    """Check that labels may be classes that nobody has named.
+
+    Raises
+    ------
+    SettingsError
+        A label is a number, but not a whole one from 0: it may be a measure.
+    """
+    for row, value in enumerate(values):
+        if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
+            raise SettingsError(
+                f"{_place(where, column, row)} is labelled {value!r}; labels must be words or "
+                "whole numbers from 0; others have to be named in data.classes"
+            )
+
+
+def classes_of(feature: Any, values: Sequence[str | int | float]) -> tuple[str, ...]:
     """Return the classes in the order of their numbers.
 
     Classes that the data set names (``ClassLabel``) keep their order; words and whole numbers are
@@ -73,20 +87,9 @@ def classes_of(
         The type of the column.
     values : sequence
         The labels of the training samples, from :func:`label_values`.
-
-    Raises
-    ------
-    SettingsError
-        A label is a number, but not a whole one from 0: it may be a measure.
     """
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names)
-    for row, value in enumerate(values):
-        if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
-            raise SettingsError(
-                f"{_place(where, column, row)} is labelled {value!r}; labels must be words or "
-                "whole numbers from 0; others have to be named in data.classes"
-            )
     return tuple(map(str, sorted(set(values), key=_order)))
 
 

@@ -59,8 +59,8 @@ class Reader:
             options = row[self.options]
             if not _is_texts(options):
                 raise RowError(self.options, "the options are no list of texts")
-            if not isinstance(answer, str | int):
-                raise RowError(self.answer, "the answer is neither a text nor a number")
+            if not isinstance(answer, str | int) or isinstance(answer, bool):
+                raise RowError(self.answer, f"the answer {answer!r} is neither a text nor a number")
             return choice(prompt, options, answer, column=self.answer)
         answers = answer if isinstance(answer, list) else [str(answer)]
         if not _is_texts(answers):

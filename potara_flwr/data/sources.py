@@ -7,9 +7,11 @@ folder per class.
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 else:
     datasets = lazy("datasets")
 
+MAGIC = frozenset("*?[]{}")
+"""What means something else than itself in a path that `datasets` is given."""
+AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
+"""Options of a csv: only an empty cell is missing; None, NA and null are words."""
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
@@ -35,7 +41,8 @@ def load_table(
     Parameters
     ----------
     path : str
-        A hub id, a folder, or a data file that ends in one of :data:`FORMATS`.
+        A hub id, a folder, or a data file that ends in one of :data:`FORMATS`, in any case. The
+        path of a file or folder is literal.
     name : str
         Configuration of the data set (``load_dataset``'s ``name``); empty is its only one.
     split : str
@@ -54,17 +61,28 @@ def load_table(
         raise SettingsError(f"{setting} is empty: name a hub id, a folder or a data file")
     place = Path(path).expanduser()
     where = describe(path, name, split)
-    if place.is_file() and place.suffix not in FORMATS:
+    suffix = place.suffix.lower()
+    if place.is_file() and suffix not in FORMATS:
         raise SettingsError(f"{setting} is {path!r}; a data file must end in {', '.join(FORMATS)}")
-    if place.suffix in FORMATS and not place.is_file():
+    if suffix in FORMATS and not place.is_file():
         raise SettingsError(f"{setting}: there is no file {place}")
     datasets.disable_progress_bars()
     try:
         if place.is_file():
-            table = datasets.load_dataset(FORMATS[place.suffix], data_files=str(place), split=split)
+            form = FORMATS[suffix]
+            table = datasets.load_dataset(
+                form,
+                data_files=str(_literal(place)),
+                split=split,
+                **(AS_WRITTEN if form == "csv" else {}),
+            )
         elif place.is_dir():
             table = datasets.load_dataset(
-                str(place), name or None, split=split, cache_dir=str(_cache_of(place))
+                str(_literal(place)),
+                name or None,
+                split=split,
+                cache_dir=str(_cache_of(place)),
+                **(AS_WRITTEN if _holds_csv(place) else {}),
             )
         else:
             table = datasets.load_dataset(
@@ -75,16 +93,58 @@ def load_table(
     return table
 
 
+def listed(text: str) -> list[str]:
+    """Return the values of a setting that may name several, separated by commas: a line of a csv
+    file, so that a value with a comma in it stands in double quotes. What is there by that very
+    name, a file or folder, is one.
+    """
+    if Path(text).expanduser().exists():
+        return [text]
+    return [value.strip() for value in next(csv.reader([text], skipinitialspace=True), [""])]
+
+
+def _literal(place: Path) -> Path:
+    """Return a path of a file or folder that `datasets` takes for nothing else: files below one in
+    which some character stands for others are reached through links in its cache.
+    """
+    place = place.absolute()
+    if not MAGIC & set(str(place)):
+        return place
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "links" / _state_of(place)
+    links = {folder / f"data{place.suffix.lower()}": place}
+    if place.is_dir():
+        links = {folder / file.relative_to(place): file for file in _files_of(place)}
+    for link, file in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(file)
+    return folder if place.is_dir() else next(iter(links))
+
+
+def _holds_csv(folder: Path) -> bool:
+    """Say whether a folder holds csv files and nothing else, such as a README with `configs`."""
+    return {file.suffix.lower() for file in folder.rglob("*") if file.is_file()} == {".csv"}
+
+
 def _cache_of(folder: Path) -> Path:
     """Return where `datasets` caches a folder: another place whenever one of its files changes.
 
     Its own cache knows a folder with a README only by its name and that README, and would give the
     rows that another folder of that name, or an older state of this one, had.
     """
-    files = sorted(file for file in folder.resolve().rglob("*") if file.is_file())
-    state = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    digest = hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
-    return Path(datasets.config.HF_DATASETS_CACHE) / "folders" / digest
+    return Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _state_of(folder.resolve())
+
+
+def _state_of(place: Path) -> str:
+    """Return a hash that changes whenever a file, or one of a folder's, does."""
+    state = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in _files_of(place)]
+    return hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
+
+
+def _files_of(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return sorted(file for file in place.rglob("*") if file.is_file())
 
 
 def describe(path: str, name: str = "", split: str = "") -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from potara_flwr.core.storage import write_whole
+from potara_flwr.data.sources import listed
 from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, Task
@@ -54,7 +55,7 @@ def _key(settings: Settings, code: str) -> str:
     config = settings.computed()
     digest.update(fingerprint({group: config[group] for group in DECISIVE}).encode())
     for text in (settings.data.path, settings.data.root):
-        for name in filter(None, (part.strip() for part in text.split(","))):
+        for name in filter(None, listed(text)):
             for file in _files(Path(name).expanduser()):
                 state = file.stat()
                 digest.update(f"\n{file} {state.st_size} {state.st_mtime_ns}".encode())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 
 import pytest
+import torch
 from tiny_models import make_tiny_bert
 
+from potara_flwr.client.node import read_node
 from potara_flwr.core.errors import RunError, SettingsError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.results.folder import read_results
 from potara_flwr.results.tables import client_table
 from potara_flwr.run_config import from_flat
+from potara_flwr.tasks import TASKS
 
 pytestmark = pytest.mark.integration
 
@@ -208,8 +212,68 @@ def test_own_data_that_do_not_fit_are_the_nodes_fault(tiny_text, own_files, tmp_
     results = read_results(run_in_process(settings, named_grid(settings, configs)))
     reasons = {entry["name"]: entry["reason"] for entry in results["refused"]}
     assert f"node clinic-b (data-path {own_files[1]}): data.text-column" in reasons["clinic-b"]
-    assert "'awful', which data.classes does not name" in reasons["clinic-c"]
+    assert "'awful', which is none of the run's classes: bad, good" in reasons["clinic-c"]
     assert [entry["name"] for entry in results["clients"]] == ["clinic-a"]
+
+
+def test_a_nodes_labels_mean_what_they_mean_in_the_run(tiny_text, own_files, tmp_path):
+    # The server's file has three classes. A node has two of them, which would be numbered anew by
+    # its own file, another one has a class that the run does not have.
+    rows = "".join(f"it is {row},{('bad', 'good', 'ok')[row % 3]}\n" for row in range(60))
+    (tmp_path / "run.csv").write_text(f"text,label\n{rows}")
+    own = "".join(f"it is {row},{('good', 'ok')[row % 2]}\n" for row in range(30))
+    own_files[1].write_text(f"text,label\n{own}")
+    own_files[2].write_text(f"text,label\n{own}it is late,rash\n")
+    settings = tiny_text(
+        {
+            "federation.nodes": ",".join(NAMES),
+            "data.path": str(tmp_path / "run.csv"),
+            "run.results": str(tmp_path / "run"),
+        }
+    )
+    configs = [{"name": name} for name in NAMES]
+    for config, file in zip(configs[1:], own_files[1:], strict=True):
+        config["data-path"] = str(file)
+    folder = run_in_process(settings, named_grid(settings, configs))
+    results = read_results(folder)
+    assert results["classes"] == ["bad", "good", "ok"]
+    (refused,) = results["refused"]
+    assert refused["name"] == "clinic-c"
+    assert f"data-path {own_files[2]}" in refused["reason"]
+    assert "row 30 has the label 'rash', which is none of the run's classes" in refused["reason"]
+    node = read_node({"name": "clinic-b", "data-path": str(own_files[1])}, NAMES)
+    here = node.settings(settings, 1, "bad,good,ok")
+    data = TASKS["text-classification"](here).load_client(1)
+    labels = [data.train["labels"], data.calibration["labels"], data.test["labels"]]
+    assert set(torch.cat(labels).tolist()) == {1, 2}
+    for client in (0, 1):
+        text = (folder / "clients" / str(client) / "classes.json").read_text()
+        assert json.loads(text)["id2label"] == {"0": "bad", "1": "good", "2": "ok"}
+
+
+def test_sources_with_other_classes_are_refused_and_united_by_name(tiny_text, tmp_path):
+    for name, words in (("a", ("cold", "flu", "none")), ("b", ("flu", "none", "rash"))):
+        rows = "".join(f"it is {row},{words[row % 3]}\n" for row in range(60))
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+    settings = {
+        "data.path": f"{tmp_path}/a.csv,{tmp_path}/b.csv", "data.num-clients": 2,
+        "data.partition": "whole", "run.results": str(tmp_path / "run"),
+    }  # fmt: skip
+    with pytest.raises(SettingsError) as error:
+        run_in_process(tiny_text(settings))
+    words = str(error.value)
+    assert "a.csv has cold, flu, none and b.csv has flu, none, rash; name them all" in words
+    for cure in ("data.classes='cold,flu,none,rash'", "data.classes=union", "task.head=local"):
+        assert cure in words
+    assert not (tmp_path / "run" / "results.json").exists()
+    for classes in ("union", "cold,flu,none,rash"):
+        united = tiny_text({**settings, "data.classes": classes})
+        data = TASKS["text-classification"](united).load_client(1)
+        labels = [data.train["labels"], data.calibration["labels"], data.test["labels"]]
+        assert data.classes == ("cold", "flu", "none", "rash")
+        assert set(torch.cat(labels).tolist()) == {1, 2, 3}
+    results = read_results(run_in_process(tiny_text({**settings, "data.classes": "union"})))
+    assert results["classes"] == ["cold", "flu", "none", "rash"]
 
 
 def test_digits_take_no_data_of_a_nodes_own(settings, tmp_path):

@@ -7,8 +7,11 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 from clients import same_bits
+from peft import PeftModel
 from tiny_models import make_tiny_bert, sentences
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.in_process import run_in_process
@@ -133,3 +136,46 @@ def test_a_client_that_never_took_part_brings_its_own_data(tmp_path):
     place = str(tmp_path / "moved")
     moved = personalize_offline(federated, tmp_path / "moved-out", data=mine, model=place)
     assert digest(moved) == digest(report)
+
+
+def test_labels_mean_what_they_meant_in_the_run(tmp_path):
+    # The newcomer lacks the first class: by its own file, `good` would be number 0.
+    make_tiny_bert(tmp_path / "model")
+    rows = pd.DataFrame(sentences())
+    rows["label"] = rows["label"].map({0: "bad", 1: "good", 2: "so-so"})
+    rows.iloc[:160].to_csv(tmp_path / "theirs.csv", index=False)
+    rest = rows.iloc[160:]
+    mine = rest[rest["label"] != "bad"]
+    mine.to_csv(tmp_path / "mine.csv", index=False)
+    settings = from_flat(
+        {**compose_settings(["experiment=sentiment-tiny"]).to_flat(),
+         "task.model": str(tmp_path / "model"), "data.path": str(tmp_path / "theirs.csv"),
+         "data.num-clients": 2, "data.test-samples": 0, "calibration.samples": 4,
+         "train.local-steps": 20, "run.results": str(tmp_path / "run")}
+    )  # fmt: skip
+    federated = run_in_process(settings) / "federated"
+    run = json.loads((federated / "run.json").read_text())
+    assert run["classes"] == ["bad", "good", "so-so"]
+    report = personalize_offline(federated, tmp_path / "out", data=str(tmp_path / "mine.csv"))
+    # By hand: plain transformers and peft, and the names in the adapter's folder.
+    names = json.loads((tmp_path / "out" / "classes.json").read_text())["id2label"]
+    base = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", num_labels=3, ignore_mismatched_sizes=True
+    )
+    model = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tested = mine[mine["split"] == "test"]
+    texts = tokenizer(tested["text"].tolist(), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**texts).logits.argmax(-1).tolist()
+    right = [names[str(one)] == label for one, label in zip(found, tested["label"], strict=True)]
+    assert report["num_test"] == len(right)
+    assert report["personalized"]["accuracy"] == pytest.approx(sum(right) / len(right))
+    (tmp_path / "other.csv").write_text(
+        (tmp_path / "mine.csv").read_text().replace("so-so", "awful")
+    )
+    with pytest.raises(
+        SettingsError, match=r"other\.csv, column 'label': row \d+ has the label 'a"
+    ):
+        personalize_offline(federated, tmp_path / "no", data=str(tmp_path / "other.csv"))
+    assert not (tmp_path / "no").exists()

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from potara_flwr.command.checks.check import Check, fail, ok
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.benchmarks import BENCHMARKS
-from potara_flwr.data.sources import FORMATS
+from potara_flwr.data.sources import FORMATS, listed
 from potara_flwr.models.pretrained import find_model, load_config
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
@@ -135,7 +135,7 @@ def hub_names(settings: Settings) -> list[str]:
     data = settings.data
     if data.root:
         return []
-    wanted = [name.strip() for name in (data.datasets or data.path).split(",") if name.strip()]
+    wanted = [name for name in listed(data.datasets or data.path) if name]
     if data.datasets:
         return [BENCHMARKS[name].path for name in wanted if name in BENCHMARKS]
     return [name for name in wanted if may_be_on_hub(name) and not Path(name).exists()]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.data.sources import check_columns, describe, load_table
+from potara_flwr.data.sources import check_columns, describe, listed, load_table
 
 ROWS = [{"text": f"text {number}", "label": number % 2} for number in range(6)]
 
@@ -131,3 +131,46 @@ def test_a_folder_that_changes_is_read_anew(tmp_path):
         pd.DataFrame({"text": [f"text {number}"]}).to_parquet(folder / "rows.parquet")
         load_table.cache_clear()
         assert load_table(str(folder), "", "train")["text"] == [f"text {number}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["data[1].csv", "da?a.csv", "da*.csv", "{a}.csv", "a, b.csv", "[x]/data.csv", "d.CSV"]
+)
+def test_the_file_that_is_named_is_the_one_that_is_read(tmp_path, name):
+    (tmp_path / "[x]").mkdir()
+    (tmp_path / "x").mkdir()
+    for other in ("data1.csv", "data.csv", "a.csv", "x/data.csv", "a", " b.csv"):
+        (tmp_path / other).write_text("text,label\nwrong,no\n")
+    (tmp_path / name).write_text("text,label\nright,yes\n")
+    path = str(tmp_path / name)
+    assert listed(path) == [path]
+    assert load_table(path, "", "train")["text"][:] == ["right"]
+
+
+def test_a_file_that_has_changed_is_read_anew_where_it_is_reached_by_a_link(tmp_path):
+    file = tmp_path / "data[1].csv"
+    for word in ("old", "newer"):
+        file.write_text(f"text,label\n{word},yes\n")
+        load_table.cache_clear()
+        assert load_table(str(file), "", "train")["text"][:] == [word]
+
+
+def test_a_folder_is_literal_too(tmp_path):
+    for name, word in (("set[1]", "right"), ("set1", "wrong")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text(f"text,label\n{word},yes\n")
+    assert load_table(str(tmp_path / "set[1]"), "", "train")["text"][:] == ["right"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_only_an_empty_cell_is_missing(tmp_path, folder):
+    words = ["None", "NA", "null", "nan", "n/a"]
+    file = tmp_path / "words.csv"
+    file.write_text("text,label\n" + "".join(f"{word},yes\n" for word in words) + ",no\n")
+    table = load_table(str(tmp_path if folder else file), "", "train")
+    assert table["text"][:] == [*words, None]
+
+
+def test_several_values_are_a_line_of_a_csv_file():
+    assert listed('a.csv, "b, c.csv" ,d.csv') == ["a.csv", "b, c.csv", "d.csv"]
+    assert listed("") == [""]

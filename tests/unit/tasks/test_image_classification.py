@@ -75,7 +75,7 @@ def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_
             table = table.filter(lambda label: label != 4, input_columns="fine_label")
         table.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
     settings = settings_of({"data.path": str(tmp_path), "data.test-split": "test"})
-    words = r"row 4 has the label 'class 4', which no training sample has; known are class 0, .* 3$"
+    words = r"row 4 has the label 'class 4', which no training sample has: class 0, .* 3$"
     with pytest.raises(SettingsError, match=words):
         ImageClassification(settings).load_client(0)
 

@@ -182,7 +182,7 @@ def test_labels_may_be_words_in_sorted_order(settings_of, tmp_path):
     numbers = TextClassification(settings_of()).load_client(0)
     mapped = torch.tensor([0, 2, 1])[numbers.train["labels"]]  # bad, good, so-so
     assert torch.equal(words.train["labels"], mapped)
-    assert words.num_classes == 3
+    assert words.classes == ("bad", "good", "so-so")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_labels_may_be_words_in_sorted_order(settings_of, tmp_path):
     [
         ("text", 1, "  ", "changed.parquet, column 'text': row 1, of client 1, is empty"),
         ("text", 1, None, "changed.parquet, column 'text': row 1, of client 1, is empty"),
-        ("label", 0, 7, "column 'label': row 0 has the label 7, which no training sample has"),
+        ("label", 0, 7, "column 'label': row 0 has the label '7', which no training sample has"),
         ("label", 1, -2, "column 'label': row 1 is labelled -2; labels must be words or whole"),
         ("label", 1, None, "changed.parquet, column 'label': row 1 has no label"),
         ("split", 1, "dev", "changed.parquet, column 'split': row 1 is 'dev', neither train nor"),
@@ -213,7 +213,7 @@ def test_one_class_alone_is_an_error(settings_of, tmp_path):
     def change(table):
         table["label"] = 1
 
-    with pytest.raises(SettingsError, match="all training samples have the label 1"):
+    with pytest.raises(SettingsError, match="all training samples have the label '1'"):
         TextClassification(rewritten(settings_of, tmp_path, change)).load_client(0)
 
 
@@ -222,7 +222,7 @@ def test_whole_numbers_are_as_many_classes_as_there_are(settings_of, tmp_path):
         table["label"] += 1
 
     stars = TextClassification(rewritten(settings_of, tmp_path, change)).load_client(0)
-    assert stars.num_classes == 3
+    assert stars.classes == ("1", "2", "3")
     assert torch.equal(
         stars.train["labels"], TextClassification(settings_of()).load_client(0).train["labels"]
     )
@@ -283,8 +283,9 @@ def test_each_client_may_have_a_source_of_its_own(settings_of, tmp_path):
     }
     settings = settings_of({**overrides, "task.head": "local"})
     task = TextClassification(settings)
-    assert [task.load_client(k).num_classes for k in range(4)] == [2, 3, 2, 3]
-    with pytest.raises(SettingsError, match=r"two\.csv has 2, three\.csv has 3; choose task\.head"):
+    assert [len(task.load_client(k).classes) for k in range(4)] == [2, 3, 2, 3]
+    words = r"two\.csv has 0, 1 and three\.csv has 0, 1, 2; name them all"
+    with pytest.raises(SettingsError, match=words):
         TextClassification(settings_of(overrides)).load_base_model()
     with pytest.raises(
         SettingsError, match=r"data\.label-column names 3 values for 2 data sources"
