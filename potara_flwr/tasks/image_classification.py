@@ -6,16 +6,20 @@ of the memory of what the model takes; a batch is scaled and normalized when it 
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
+from potara_flwr.data import pixels
 from potara_flwr.data.clients import Source, client_rows
+from potara_flwr.data.pixels import eight_bits
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.models.base_models import load_image_classifier
 from potara_flwr.models.pretrained import load_config, load_image_processor
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     import datasets
 else:
     datasets = lazy("datasets")
+
+
+POSITION = "position of the row"
+"""Column that says where a row is in its file or split, for error messages."""
 
 
 class ImageClassification(Classification):
@@ -74,34 +82,38 @@ def image_samples(
     processor = load_image_processor(model)
     mode = "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
     states: list[tuple[int, int] | None] = []
+    version = inspect.getsource(pixels)
     if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):
         states = [_state(name) for name in rows[column]]
         rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
     if not isinstance(rows.features[column], datasets.Image):
         raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")
+    rows = rows.cast_column(column, datasets.Image(decode=False))
+    rows = rows.add_column(POSITION, positions.tolist())
 
     def resized(columns: Columns) -> Columns:
-        if None in columns[column]:
-            raise ValueError("there is none")
-        images = [image.convert(mode) for image in columns[column]]
-        pixels = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
-        arrays = [array.astype(np.uint8) for array in pixels["pixel_values"]]
+        images = [
+            read_image(stored, mode, position)
+            for stored, position in zip(columns[column], columns[POSITION], strict=True)
+        ]
+        made = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
+        arrays = [array.astype(np.uint8) for array in made["pixel_values"]]
         return {
             "pixels": [array.tobytes() for array in arrays],
             "shape": [array.shape for array in arrays],
         }
 
     try:
-        prepared = prepare_rows(rows, resized, column, mode, processor.to_json_string(), states)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        prepared = prepare_rows(
+            rows, resized, column, mode, processor.to_json_string(), states, version
+        )
+    except (UnreadableError, ValueError) as error:
         raise SettingsError(
-            f"{setting}: {source.where}, column {column!r}: of the images of client {client}, "
-            f"rows {positions.min()} to {positions.max()}, one cannot be read: {reason}"
+            f"{setting}: {source.where}, column {column!r}, of client {client}: {error}"
         ) from None
     arrays = [
-        np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
-        for pixels, shape in zip(prepared["pixels"][:], prepared["shape"][:], strict=True)
+        np.frombuffer(stored, dtype=np.uint8).reshape(shape)
+        for stored, shape in zip(prepared["pixels"][:], prepared["shape"][:], strict=True)
     ]
     gain, offset = scale_of(processor, channels=arrays[0].shape[0])
     n = len(arrays)
@@ -110,6 +122,30 @@ def image_samples(
         "gain": gain.expand(n, -1, 1, 1),
         "offset": offset.expand(n, -1, 1, 1),
     }
+
+
+class UnreadableError(Exception):
+    """An image that cannot be read; says which and why."""
+
+
+def read_image(stored: dict[str, Any] | None, mode: str, position: int) -> PIL.Image.Image:
+    """Return an image as `datasets` stores it, its bytes or its file, with 8 bits a channel.
+
+    Raises
+    ------
+    UnreadableError
+        There is none, or it cannot be read; names row and file.
+    """
+    if stored is None:
+        raise UnreadableError(f"row {position} has no image")
+    name = Path(stored["path"] or "").name
+    try:
+        image = datasets.Image().decode_example(stored)
+        return eight_bits(image, mode)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        reason = str(error).strip().splitlines()[0]
+        file = f" ({name})" if name else ""
+        raise UnreadableError(f"row {position}{file} cannot be read: {reason}") from None
 
 
 def _state(name: str | None) -> tuple[int, int] | None:

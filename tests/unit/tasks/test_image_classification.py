@@ -12,7 +12,11 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.sources import load_table
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples
-from potara_flwr.tasks.image_classification import ImageClassification
+from potara_flwr.tasks.image_classification import (
+    ImageClassification,
+    UnreadableError,
+    read_image,
+)
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import train
 
@@ -101,7 +105,7 @@ def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings
     lacking = tmp_path / "lacking.csv"
     lacking.write_text("\n".join(["img,fine_label", *lines, ",a"]))
     settings = settings_of({"data.path": str(lacking), "data.num-clients": 1})
-    with pytest.raises(SettingsError, match=r"of the images of client 0, .* there is none"):
+    with pytest.raises(SettingsError, match=r"of client 0: row 24 has no image"):
         ImageClassification(settings).load_client(0)
 
 
@@ -156,7 +160,10 @@ def test_what_is_no_image_is_one_clear_line(settings_of, tmp_path):
     base = {"data.path": str(tmp_path / "table.csv"), "data.label-column": "label",
             "data.num-clients": 1}  # fmt: skip
     for column, words in (
-        ("file", "table.csv, column 'file': of the images of client 0.*cannot identify image"),
+        (
+            "file",
+            r"table.csv, column 'file', of client 0: row 0 .broken.png. cannot be read: cannot",
+        ),
         ("number", "column 'number' of table.csv holds no images"),
         ("image", "data.image-column is 'image', but table.csv has the columns file"),
     ):
@@ -169,3 +176,14 @@ def test_a_model_without_an_image_processor_says_so(settings_of, tiny_model):
     with pytest.raises(SettingsError, match="not a readable image processor") as error:
         ImageClassification(settings_of({"task.model": str(tiny_model)})).load_client(0)
     assert "\n" not in str(error.value)
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path, monkeypatch):
+    huge = tmp_path / "huge.png"
+    Image.new("1", (64, 64)).save(huge)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    half = tmp_path / "half.png"
+    half.write_bytes(huge.read_bytes()[:60])
+    for file, reason in ((huge, "exceeds limit"), (half, "cannot be read: ")):
+        with pytest.raises(UnreadableError, match=rf"row 7 \({file.name}\) .*{reason}"):
+            read_image({"bytes": None, "path": str(file)}, "RGB", 7)
