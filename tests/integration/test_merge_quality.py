@@ -14,7 +14,7 @@ from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.workbench import Workbench
 from simulations.merge_quality import __main__ as merge_quality
-from simulations.merge_quality import families, measures, page
+from simulations.merge_quality import families, measures, page, statistics
 from simulations.merge_quality.candidates import CANDIDATES, update_gradients
 from simulations.merge_quality.families import Family, train_family
 
@@ -69,9 +69,9 @@ def test_measures_say_what_the_apps_say(family, tmp_path):
         kept = case["rules"]["excess-loss + fallback"]
         assert kept["accuracy"] == pytest.approx(client["personalized"]["accuracy"])
         assert kept["fell_back"] == bool(client["personalized"]["fallback"])
-        assert page.score(case, "local") == pytest.approx(client["accuracy"]["local"])
-        assert page.score(case, "oracle") == pytest.approx(client["accuracy"]["oracle"])
-        assert case["oracle_of_halves"] <= page.score(case, "oracle") + 1e-9
+        assert statistics.score(case, "local") == pytest.approx(client["accuracy"]["local"])
+        assert statistics.score(case, "oracle") == pytest.approx(client["accuracy"]["oracle"])
+        assert case["oracle_of_halves"] <= statistics.score(case, "oracle") + 1e-9
         assert 0 <= case["tuned"] <= 1
         assert case["initial"] == pytest.approx(client["accuracy"]["initial"])
         assert 0 <= case["kept_out"] <= 1
