@@ -25,6 +25,7 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed, generator
 from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
 from potara_flwr.models.architecture import find_head, target_modules
+from potara_flwr.models.frozen import keep_statistics
 from potara_flwr.models.generation import continue_prompts
 from potara_flwr.settings.groups import LoraSettings
 
@@ -80,6 +81,7 @@ class LoraModel:
             torch.manual_seed(derive_seed(seed, "initial adapter"))
             self.module = get_peft_model(base, self.config, adapter_name=ADAPTER_NAME)
         self.module.eval()
+        keep_statistics(self.module)
         self._keep_head_in_float32()
         if device is not None:
             self.module.to(device)
