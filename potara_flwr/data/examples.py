@@ -24,6 +24,8 @@ class Example:
     label: int = 0
     """Position of the answer that is trained: the right option, or the first right answer."""
     has_options: bool = True
+    joint: str = " "
+    """What stands between the prompt and an answer."""
 
 
 def choice(

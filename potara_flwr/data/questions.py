@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from potara_flwr.core.lazy import lazy
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.clients import own_source
+from potara_flwr.data.conversations import FORMATS, Conversation, recognised
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
@@ -28,27 +30,46 @@ if TYPE_CHECKING:
 else:
     datasets = lazy("datasets")
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Reader:
     """How a row becomes a question; plain texts, so that a cache can be keyed by it."""
 
-    benchmark: str
-    """Name in ``BENCHMARKS``, or empty: the user's own data, with the columns below."""
+    benchmark: str = ""
+    """Name in ``BENCHMARKS``, or empty: the user's own data."""
+    format: str = ""
+    """Name in ``FORMATS``, or empty: the columns below."""
     prompt: str = ""
     answer: str = ""
     options: str = ""
 
-    def read(self, row: Row) -> Example:
-        """Return the question of a row.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that it reads, those that need not be there last."""
+        if self.benchmark:
+            return BENCHMARKS[self.benchmark].columns
+        if self.format:
+            return FORMATS[self.format].columns + FORMATS[self.format].optional
+        return tuple(column for column in (self.prompt, self.answer, self.options) if column)
+
+    def read(self, row: Row) -> Example | Conversation:
+        """Return the question, or the conversation, of a row.
 
         Raises
         ------
         RowError
-            The row makes no question.
+            The row makes none.
         """
         if self.benchmark:
             return BENCHMARKS[self.benchmark].example(row)
+        if self.format:
+            read = FORMATS[self.format].read(row)
+            if isinstance(read, Conversation):
+                return read
+            prompt, completion = read
+            return Example(prompt, (completion,), has_options=False, joint="")
         prompt, answer = row[self.prompt], row[self.answer]
         for column, value in ((self.prompt, prompt), (self.answer, answer)):
             if value is None:
@@ -120,7 +141,7 @@ def client_questions(settings: Settings, client: int) -> Questions:
         ),
         torch.from_numpy(np.concatenate(shares)),
         torch.arange(sum(map(len, shares))) >= len(shares[0]),
-        Reader(names[position]),
+        Reader(benchmark=names[position]),
         f"data set {names[position]}",
     )
 
@@ -151,8 +172,7 @@ def load_benchmark(data: DataSettings, name: str, split: str) -> datasets.Datase
 def _own(settings: Settings, client: int) -> Questions:
     """Return a client's share of the user's own data."""
     data, member, members = own_source(settings.data, client)
-    reader = Reader("", data.prompt_column, data.answer_column, data.options_column)
-    rows, tested = _own_rows(data)
+    rows, tested, reader = _own_rows(data)
     at = _own_partition(data, settings.seed, members)[member]
     return Questions(
         rows.select(at.numpy()),
@@ -164,29 +184,61 @@ def _own(settings: Settings, client: int) -> Questions:
 
 
 @functools.lru_cache(maxsize=4)
-def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None]:
-    """Load the user's own data, and say which rows are for testing, where the data does."""
+def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None, Reader]:
+    """Load the user's own data, say which rows are for testing, where the data does, and what
+    reads them.
+    """
     if data.split_column and data.test_split:
         raise SettingsError("data.split-column and data.test-split are both given; empty one")
     splits = [split for split in (data.train_split, data.test_split) if split]
     tables = [load_table(data.path, data.name, split) for split in splits]
+    reader = _reader(data, tables[0].column_names)
     columns = {
-        "data.prompt-column": data.prompt_column,
-        "data.answer-column": data.answer_column,
-        "data.options-column": data.options_column,
         "data.split-column": data.split_column,
         "data.partition-column": data.partition_column,
     }
+    if not reader.format:
+        columns = {
+            "data.prompt-column": data.prompt_column,
+            "data.answer-column": data.answer_column,
+            "data.options-column": data.options_column,
+        } | columns
     for table, split in zip(tables, splits, strict=True):
         check_columns(table, columns, describe(data.path, data.name, split))
-    named = list(dict.fromkeys(column for column in columns.values() if column))
+    named = [column for column in columns.values() if column]
+    read = [column for column in reader.columns if column in tables[0].column_names]
+    named = list(dict.fromkeys(read + named))
+    for table, split in zip(tables[1:], splits[1:], strict=True):
+        missing = {f"{splits[0]} has": column for column in named}
+        check_columns(table, missing, describe(data.path, data.name, split))
     rows = datasets.concatenate_datasets([table.select_columns(named) for table in tables])
     tested = None
     if data.test_split:
         tested = np.arange(len(rows)) >= len(tables[0])
     elif data.split_column:
         tested = for_testing(tables[0], data.split_column, describe(data.path, data.name))
-    return rows, tested
+    return rows, tested, reader
+
+
+def _reader(data: DataSettings, columns: list[str]) -> Reader:
+    """Return what reads rows of these columns: the prompts and answers that settings name, or,
+    where they are not there and nobody named them, a format that the columns are of.
+    """
+    named = Reader(
+        prompt=data.prompt_column, answer=data.answer_column, options=data.options_column
+    )
+    default = DataSettings()
+    unnamed = named == Reader(prompt=default.prompt_column, answer=default.answer_column)
+    if set(named.columns) <= set(columns) or not unnamed:
+        return named
+    form = recognised(columns)
+    if not form:
+        return named
+    logger.warning(
+        "%s: read as %s (columns %s)",
+        describe(data.path, data.name), FORMATS[form].words, ", ".join(FORMATS[form].columns),
+    )  # fmt: skip
+    return Reader(format=form)
 
 
 @functools.lru_cache(maxsize=4)
@@ -194,7 +246,7 @@ def _own_partition(data: DataSettings, seed: int, members: int) -> list[Tensor]:
     """Return the positions of the rows of each of ``members`` clients; questions have no labels to
     skew.
     """
-    rows, _ = _own_rows(data)
+    rows, _, _ = _own_rows(data)
     if data.partition_column:
         keys = keys_of([rows], data.partition_column, [describe(data.path, data.name)])
     elif data.partition in ("iid", "size-skewed", "whole"):

@@ -7,7 +7,7 @@ heads are weighted too, each of their linear modules gives the weighted sum of w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Companion:
             return self.model(entered, samples)
 
     def generate(
-        self, adapter: Tensors, samples: Tensors, max_new_tokens: int, stop: int
+        self, adapter: Tensors, samples: Tensors, max_new_tokens: int, stop: Sequence[int]
     ) -> Tensor:
         """Continue the prompts of a batch, see :meth:`LoraModel.generate`."""
         with self.enter(adapter, samples) as entered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +15,12 @@ def continue_prompts(
     parameters: Mapping[str, Tensor],
     samples: Mapping[str, Tensor],
     max_new_tokens: int,
-    stop: int,
+    stop: Sequence[int],
 ) -> Tensor:
     """Continue prompts with the most likely token after token, shape (n, new tokens).
 
-    Prompts end in the last column; what follows the token ``stop`` in a row is ``stop``.
+    Prompts end in the last column; what follows one of the tokens ``stop`` in a row is the
+    first of them.
 
     Parameters
     ----------
@@ -33,8 +34,8 @@ def continue_prompts(
         temperature=1.0,
         top_p=1.0,
         max_new_tokens=max_new_tokens,
-        eos_token_id=stop,
-        pad_token_id=stop,
+        eos_token_id=list(stop),
+        pad_token_id=stop[0],
     )
     continued: Tensor = functional_call(
         _Generator(module),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ class LoraModel:
         adapter: Mapping[str, Tensor],
         samples: Mapping[str, Tensor],
         max_new_tokens: int,
-        stop: int,
+        stop: Sequence[int],
     ) -> Tensor:
         """Continue prompts, see :func:`~potara_flwr.models.generation.continue_prompts`."""
         parameters = self._parameters_of(adapter)

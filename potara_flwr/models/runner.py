@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +24,7 @@ class AdapterRunner(Protocol):
         adapter: Mapping[str, Tensor],
         samples: Mapping[str, Tensor],
         max_new_tokens: int,
-        stop: int,
+        stop: Sequence[int],
     ) -> Tensor:
         """Return the most likely token after token, shape (n, new tokens)."""
 
@@ -40,6 +40,8 @@ class AdaptedModel:
         """Return the logits of a batch."""
         return self.model(self.adapter, batch)
 
-    def generate(self, batch: Mapping[str, Tensor], max_new_tokens: int, stop: int) -> Tensor:
+    def generate(
+        self, batch: Mapping[str, Tensor], max_new_tokens: int, stop: Sequence[int]
+    ) -> Tensor:
         """Continue the prompts of a batch, see :meth:`LoraModel.generate`."""
         return self.model.generate(self.adapter, batch, max_new_tokens, stop)

@@ -175,6 +175,11 @@ class DataSettings(Group):
         description="column of the lists of options, the answer (its text, or its number from 0) "
         "being one of them; empty has the model answer freely",
     )
+    chat_template: bool = Field(
+        True,
+        description="conversations and instructions are written with the tokenizer's chat template,"
+        " where it has one; false writes them plainly",
+    )
 
 
 class LoraSettings(Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,10 +53,10 @@ class Model(Protocol):
     def __call__(self, batch: Batch) -> Tensor:
         """Return the logits of a batch."""
 
-    def generate(self, batch: Batch, max_new_tokens: int, stop: int) -> Tensor:
-        """Return the most likely token after token, up to the token ``stop``; (n, new tokens).
+    def generate(self, batch: Batch, max_new_tokens: int, stop: Sequence[int]) -> Tensor:
+        """Return the most likely token after token, up to one of ``stop``; (n, new tokens).
 
-        What follows ``stop`` in a row is ``stop`` as well.
+        What follows it in a row is the first of ``stop``.
         """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -19,20 +20,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.data import benchmarks, examples
+from potara_flwr.data import benchmarks, conversations, examples
 from potara_flwr.data import questions as questions_module
-from potara_flwr.data.examples import Row, RowError, listing_options
+from potara_flwr.data.conversations import Conversation
+from potara_flwr.data.examples import Example, Row, RowError, listing_options
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
 from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.models.pretrained import check_length, tokenizer_of
 from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks import chat
 from potara_flwr.tasks.base import Batch, ClientData, Samples, Task, split_client, take
 from potara_flwr.tasks.shared_prompt import most_columns, rows_apart, rows_shared
 
 if TYPE_CHECKING:
     import datasets
 
+logger = logging.getLogger(__name__)
+
+ENCODED = ("prompt", "answers", "scored", "label", "open", "reply", "cut")
+"""Of a row: token ids of the prompt and of each answer, which of these are scored, the position of
+the answer that is trained, whether there are no options, the token of the answer with which the
+assistant's last turn begins, and whether ``data.max-tokens`` or a conversation without an end has
+cost it some text."""
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""
 
@@ -68,9 +78,11 @@ def load_client(
     -------
     ClientData
         With samples of ``input_ids`` and ``attention_mask`` (n, prompt tokens); ``labels`` (n,),
-        the position of the answer that is trained; ``labels_answers`` and ``labels_weights`` (n,
-        answers, answer tokens), the ids of every answer and the weight of each token in its score,
-        0 on padding; ``labels_open`` (n,), true where there are no options: every answer is right.
+        the position of the answer that is trained; ``labels_answers``, ``labels_mask`` and
+        ``labels_weights`` (n, answers, answer tokens), the ids of every answer, 0 on padding, and
+        the weight of each token in its score, also 0 where somebody else speaks; ``labels_open``
+        (n,), true where there are no options: every answer is right; ``labels_reply`` (n,), the
+        token of the answer that the assistant's last turn begins with.
 
     Raises
     ------
@@ -89,6 +101,13 @@ def load_client(
         max(len(answers) for part in encoded.values() for answers in part["answers"]),
         max(len(i) for part in encoded.values() for answers in part["answers"] for i in answers),
     )
+    cut = sum(sum(part["cut"]) for part in encoded.values())
+    if cut:
+        logger.warning(
+            "client %d: %d of its %d rows lose some text: data.max-tokens is %d (a prompt loses "
+            "its beginning, a conversation its last turns), or messages answer nobody",
+            client, cut, sum(map(len, split.values())), settings.data.max_tokens,
+        )  # fmt: skip
     check_length(settings.task.model, size[0] + size[2], f"client {client}")
     parts = {part: _samples(columns, size, score) for part, columns in encoded.items()}
     return ClientData(
@@ -107,14 +126,15 @@ def _encode(
     tokenizer, version = tokenizer_of(settings.task.model)
     where = f"client {client}: {questions.source}"
     max_tokens = settings.data.max_tokens
+    template = template_of(tokenizer, settings)
 
     def prepare(columns: Columns) -> Columns:
-        encoded: Columns = {"prompt": [], "answers": [], "label": [], "open": []}
+        encoded: Columns = {name: [] for name in ENCODED}
         for values in zip(*columns.values(), strict=True):
             row = dict(zip(columns, values, strict=True))
             place = f"{where}, row {row.pop(POSITION)}"
             for name, value in encode_row(
-                questions.reader, row, tokenizer, max_tokens, instruct, place
+                questions.reader, row, tokenizer, max_tokens, instruct, place, template
             ).items():
                 encoded[name].append(value)
         return encoded
@@ -122,14 +142,16 @@ def _encode(
     rows = questions.rows.select(at.numpy())
     rows = rows.add_column(POSITION, questions.positions[at].numpy())
     return prepare_rows(
-        rows, prepare, astuple(questions.reader), version, max_tokens, instruct, _sources()
-    )
+        rows, prepare, astuple(questions.reader), version, max_tokens, instruct, template,
+        _sources(),
+    )  # fmt: skip
 
 
 @functools.cache
 def _sources() -> str:
     """Return a hash of the code that turns a row into texts and texts into tokens."""
-    files = [str(module.__file__) for module in (benchmarks, examples, questions_module)]
+    modules = (benchmarks, chat, conversations, examples, questions_module)
+    files = [str(module.__file__) for module in modules]
     return hashlib.sha256(
         b"".join(Path(file).read_bytes() for file in [*files, __file__])
     ).hexdigest()
@@ -142,58 +164,143 @@ def encode_row(
     max_tokens: int,
     instruct: bool,
     where: str,
+    template: str = "",
 ) -> dict[str, Any]:
-    """Tokenize one row: ids of the prompt and of each answer.
+    """Tokenize one row: what :data:`ENCODED` names.
 
     Parameters
     ----------
     where : str
         The row in words, for error messages.
+    template : str
+        The tokenizer's chat template; empty is our plain one.
 
     Raises
     ------
     SettingsError
-        The row makes no question, or its longest answer leaves no room for a prompt.
+        A row makes no question, or its longest answer leaves no room for a prompt.
     """
     try:
         example = reader.read(row)
+        if isinstance(example, Conversation):
+            return _encode_conversation(example, tokenizer, max_tokens, where, template)
     except RowError as error:
         column, why = error.args
         raise SettingsError(f"{where}, column {column!r}: {why}") from None
+    return _encode_example(example, tokenizer, max_tokens, instruct, where)
+
+
+def _encode_example(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    instruct: bool,
+    where: str,
+) -> dict[str, Any]:
+    """Tokenize a prompt and its answers."""
     prompt = listing_options(example) if instruct else example.prompt
     stop = [tokenizer.eos_token_id] if instruct else []
     first = _first_tokens(tokenizer)
     asked = _ids(tokenizer, prompt)
-    answers = [answer_ids(tokenizer, prompt, asked, text) + stop for text in example.answers]
+    answers = [
+        ids_of_parts(tokenizer, [prompt, example.joint + text])[1] for text in example.answers
+    ]
     if not asked or not all(answers):
         raise SettingsError(f"{where}: one of its texts has no token of task.model")
-    longest = max(map(len, answers))
-    room = max_tokens - len(first) - longest
-    if room < 1:
+    answers = [answer + stop for answer in answers]
+    room = _room(max_tokens - len(first), max(map(len, answers)), max_tokens, where)
+    return {
+        "prompt": first + asked[-room:],
+        "answers": answers,
+        "scored": [[True] * len(answer) for answer in answers],
+        "label": example.label,
+        "open": not example.has_options,
+        "reply": 0,
+        "cut": len(asked) > room,
+    }
+
+
+def _encode_conversation(
+    talk: Conversation,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    where: str,
+    template: str,
+) -> dict[str, Any]:
+    """Tokenize a conversation: all that precedes the assistant's first turn is the prompt, the rest
+    is the answer. One that is too long ends with the last turn that has room.
+    """
+    parts = chat.parts_of(tokenizer, talk, template or chat.PLAIN_TEMPLATE)
+    texts = ids_of_parts(tokenizer, [part.text for part in parts])
+    if not all(texts):
+        raise SettingsError(f"{where}: one of its turns has no token of task.model")
+    asked, *said = texts if template else [_first_tokens(tokenizer) + texts[0], *texts[1:]]
+    room = _room(max_tokens, len(said[0]), max_tokens, where)
+    kept = 1
+    while kept + 2 <= len(said) and len(asked) + sum(map(len, said[: kept + 2])) <= max_tokens:
+        kept += 2
+    return {
+        "prompt": asked[-room:],
+        "answers": [[token for ids in said[:kept] for token in ids]],
+        "scored": [
+            [part.trained for part, ids in zip(parts[1:], said[:kept], strict=False) for _ in ids]
+        ],
+        "label": 0,
+        "open": True,
+        "reply": sum(map(len, said[: kept - 1])),
+        "cut": talk.skipped or kept < len(said) or len(asked) > room,
+    }
+
+
+def _room(tokens: int, longest: int, max_tokens: int, where: str) -> int:
+    """Return how many tokens of a prompt fit beside an answer.
+
+    Raises
+    ------
+    SettingsError
+        None does.
+    """
+    if tokens - longest < 1:
         raise SettingsError(
             f"{where}: its longest answer has {longest} tokens, which leaves no room for a prompt "
             f"in data.max-tokens (now {max_tokens}); raise it"
         )
-    return {
-        "prompt": first + asked[-room:],
-        "answers": answers,
-        "label": example.label,
-        "open": not example.has_options,
-    }
+    return tokens - longest
 
 
-def answer_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, asked: Sequence[int], answer: str
-) -> list[int]:
-    """Return the token ids of an answer behind a prompt, none of which spans the boundary.
+def template_of(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> str:
+    """Return the chat template that conversations are written with; empty is our plain one.
 
-    They are the rest of the ids of both texts together where these begin with the prompt's own
-    (``asked``); where a token would span the boundary, the answer is tokenized by itself.
+    Raises
+    ------
+    SettingsError
+        The tokenizer has several, and none of them is the default.
     """
-    together = _ids(tokenizer, f"{prompt} {answer}")
-    if together[: len(asked)] == list(asked):
-        return together[len(asked) :]
-    return _ids(tokenizer, f" {answer}")
+    own = getattr(tokenizer, "chat_template", None)
+    if not settings.data.chat_template or not own:
+        return ""
+    if isinstance(own, dict) and "default" not in own:
+        raise SettingsError(
+            f"task.model has the chat templates {', '.join(sorted(own))} and no default one; "
+            "data.chat-template=false writes conversations plainly"
+        )
+    return str(own["default"] if isinstance(own, dict) else own)
+
+
+def ids_of_parts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of each part of a text, none of which spans a boundary.
+
+    They are the ids of the whole text where the ids of what precedes each boundary begin it; where
+    a token would span a boundary, each part is tokenized by itself.
+    """
+    together = _ids(tokenizer, "".join(texts))
+    ends = [0]
+    for number in range(1, len(texts)):
+        before = _ids(tokenizer, "".join(texts[:number]))
+        if together[: len(before)] != before:
+            return [_ids(tokenizer, text) for text in texts]
+        ends.append(len(before))
+    return [together[i:j] for i, j in zip(ends, [*ends[1:], len(together)], strict=True)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -219,20 +326,24 @@ def _samples(
         "attention_mask": torch.zeros(n, width, dtype=torch.long),
         "labels": torch.tensor(encoded["label"]),
         "labels_answers": torch.zeros(n, *answers_size, dtype=torch.long),
+        "labels_mask": torch.zeros(n, *answers_size, dtype=torch.bool),
         "labels_weights": torch.zeros(n, *answers_size),
         "labels_open": torch.tensor(encoded["open"]),
+        "labels_reply": torch.tensor(encoded["reply"]),
     }
-    for row, (prompt, options) in enumerate(
-        zip(encoded["prompt"], encoded["answers"], strict=True)
+    for row, (prompt, options, scored) in enumerate(
+        zip(encoded["prompt"], encoded["answers"], encoded["scored"], strict=True)
     ):
         samples["input_ids"][row, -len(prompt) :] = torch.tensor(prompt)
         samples["attention_mask"][row, -len(prompt) :] = 1
         for column, ids in enumerate(options):
             samples["labels_answers"][row, column, : len(ids)] = torch.tensor(ids)
+            samples["labels_mask"][row, column, : len(ids)] = True
+            counts = torch.tensor(scored[column]).float()
             samples["labels_weights"][row, column, : len(ids)] = (
-                1.0 if score == "sum" else 1 / len(ids)
+                counts if score == "sum" else counts / counts.sum()
             )
-    lengths = samples["attention_mask"].sum(1) + (samples["labels_weights"] > 0).sum(2).amax(1)
+    lengths = samples["attention_mask"].sum(1) + samples["labels_mask"].sum(2).amax(1)
     # By length, so that a batch of them has little padding; training shuffles anyway.
     return take(samples, lengths.argsort(stable=True))
 
@@ -243,32 +354,40 @@ def prompts_of(samples: Samples) -> tuple[Tensor, Tensor]:
     return samples["input_ids"][:, -longest:], samples["attention_mask"][:, -longest:]
 
 
-def batch_of(samples: Samples, answers: Tensor, weights: Tensor, most_columns: int) -> Batch:
-    """Return a batch of some answers of every sample.
+def batch_of(samples: Samples, most_columns: int, chosen: Tensor | None = None) -> Batch:
+    """Return a batch of every sample with all of its answers, or with one.
 
     Parameters
     ----------
-    answers, weights : Tensor
-        Token ids and their weights, shape (n, k, tokens); a weight of 0 is padding.
+    chosen : Tensor, optional
+        Position of the one answer of each sample, shape (n,).
     most_columns : int
         Of a row in which the answers share their prompt; longer ones have a row each.
 
     Returns
     -------
     dict
-        Model inputs (see :mod:`potara_flwr.tasks.shared_prompt`), and ``labels_answers`` and
-        ``labels_weights`` without padding columns.
+        Model inputs (see :mod:`potara_flwr.tasks.shared_prompt`), and ``labels_answers``,
+        ``labels_mask`` and ``labels_weights`` without padding columns.
     """
-    used = weights > 0
-    num_answers, length = int(used.any(2).sum(1).max()), int(used.sum(2).max())
-    answers, weights = answers[:, :num_answers, :length], weights[:, :num_answers, :length]
+    answers, real, weights = (
+        samples[name]
+        if chosen is None
+        else samples[name][torch.arange(len(chosen)), chosen][:, None]
+        for name in ("labels_answers", "labels_mask", "labels_weights")
+    )
+    num_answers, length = int(real.any(2).sum(1).max()), int(real.sum(2).max())
+    answers, real, weights = (
+        tensor[:, :num_answers, :length] for tensor in (answers, real, weights)
+    )
     prompts, mask = prompts_of(samples)
     columns = prompts.shape[1] + num_answers * (length - 1)
     rows = rows_shared if num_answers > 1 and columns <= most_columns else rows_apart
     return {
-        **rows(prompts, mask, answers, weights),
+        **rows(prompts, mask, answers, real),
         "labels": samples["labels"],
         "labels_answers": answers,
+        "labels_mask": real,
         "labels_weights": weights,
     }
 

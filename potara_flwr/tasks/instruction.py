@@ -44,11 +44,7 @@ class Instruction(CausalTask):
 
     def collate(self, samples: Samples) -> Batch:
         """Return one row a sample: the prompt with the answer that is trained."""
-        trained = torch.arange(len(samples["labels"])), samples["labels"]
-        answers, weights = (
-            samples[name][trained][:, None] for name in ("labels_answers", "labels_weights")
-        )
-        return batch_of(samples, answers, weights, self.most_columns)
+        return batch_of(samples, self.most_columns, samples["labels"])
 
     def losses(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return minus the mean log-probability of each answer's tokens, nats, (n,)."""
@@ -70,8 +66,7 @@ class Instruction(CausalTask):
 
     def _choose(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Score questions by whether the right option has the highest log-likelihood."""
-        answers, weights = samples["labels_answers"], samples["labels_weights"]
-        batch = batch_of(samples, answers, weights, self.most_columns)
+        batch = batch_of(samples, self.most_columns)
         log_probs = log_probabilities(model(batch), batch["labels_answers"])
         chosen = answer_scores(log_probs, batch["labels_weights"]).argmax(1)
         right = torch.arange(len(chosen)), samples["labels"]
@@ -83,25 +78,51 @@ class Instruction(CausalTask):
         tokenizer, _ = tokenizer_of(task.model)
         batch = self.collate(samples)
         losses = self.losses(model(batch), batch)
-        prompts, mask = prompts_of(samples)
-        written = model.generate(
-            {"input_ids": prompts, "attention_mask": mask},
-            max_new_tokens=task.max_new_tokens,
-            stop=tokenizer.eos_token_id,
-        )
 
         def text(ids: Tensor) -> str:
             return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-        right = [
-            [text(ids[used]) for ids, used in zip(answers, weights > 0, strict=True) if used.any()]
-            for answers, weights in zip(
-                samples["labels_answers"], samples["labels_weights"], strict=True
+        replies = [
+            [
+                ids[start:][real[start:]]
+                for ids, real in zip(answers, masks, strict=True)
+                if real.any()
+            ]
+            for answers, masks, start in zip(
+                samples["labels_answers"], samples["labels_mask"], samples["labels_reply"],
+                strict=True,
             )
-        ]
+        ]  # fmt: skip
+        ends = {int(ids[-1]) for row in replies for ids in row} - {tokenizer.eos_token_id}
+        written = model.generate(
+            _before_reply(samples),
+            max_new_tokens=task.max_new_tokens,
+            stop=[tokenizer.eos_token_id, *(ends & set(tokenizer.added_tokens_decoder))],
+        )
         metric = METRICS[task.metric]
-        scores = [metric(text(ids), texts) for ids, texts in zip(written, right, strict=True)]
+        scores = [
+            metric(text(ids), [text(reply) for reply in row])
+            for ids, row in zip(written, replies, strict=True)
+        ]
         return losses, losses.new_tensor(scores)
+
+
+def _before_reply(samples: Samples) -> Batch:
+    """Return model inputs of all that precedes each sample's last reply, padded on the left."""
+    prompts, mask = prompts_of(samples)
+    rows = [
+        torch.cat([ids[real > 0], answers[0, :reply]])
+        for ids, real, answers, reply in zip(
+            prompts, mask, samples["labels_answers"], samples["labels_reply"], strict=True
+        )
+    ]
+    longest = max(map(len, rows))
+    filled = prompts.new_zeros(len(rows), longest)
+    attended = mask.new_zeros(len(rows), longest)
+    for row, ids in enumerate(rows):
+        filled[row, longest - len(ids) :] = ids
+        attended[row, longest - len(ids) :] = 1
+    return {"input_ids": filled, "attention_mask": attended}
 
 
 def _mean_losses(log_probs: Tensor, batch: Batch) -> Tensor:

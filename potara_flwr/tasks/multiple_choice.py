@@ -32,8 +32,7 @@ class MultipleChoice(CausalTask, LogitsTask):
         """Return one row for every question, its options side by side, where the model takes such
         rows; else one for every option, those of a question one after the other.
         """
-        answers, weights = samples["labels_answers"], samples["labels_weights"]
-        return batch_of(samples, answers, weights, self.most_columns)
+        return batch_of(samples, self.most_columns)
 
     def losses(self, logits: Tensor, samples: Batch) -> Tensor:
         """Return the cross-entropy over the scores of each question's options, nats, (n,)."""

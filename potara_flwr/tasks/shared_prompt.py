@@ -26,15 +26,16 @@ WINDOWS = ("sliding_window", "attention_chunk_size")
 """What configurations call the tokens over which their attention looks back."""
 
 
-def rows_apart(prompts: Tensor, mask: Tensor, answers: Tensor, weights: Tensor) -> Batch:
+def rows_apart(prompts: Tensor, mask: Tensor, answers: Tensor, real: Tensor) -> Batch:
     """Return the model inputs with a row for every answer.
 
     Parameters
     ----------
     prompts, mask : Tensor
         Token ids, padded on the left, and 1 where a token is none of the padding, shape (n, p).
-    answers, weights : Tensor
-        Token ids, padded on the right, and 0 where a token is padding, shape (n, k, t).
+    answers, real : Tensor
+        Token ids, padded on the right, and true where a token is none of the padding, shape
+        (n, k, t).
 
     Returns
     -------
@@ -44,17 +45,16 @@ def rows_apart(prompts: Tensor, mask: Tensor, answers: Tensor, weights: Tensor) 
     length = answers.shape[2]
     # The last token of an answer predicts nothing that counts.
     rows = torch.cat([_per_answer(prompts, answers), answers[..., :-1]], dim=2).flatten(0, 1)
-    real = torch.cat([_per_answer(mask, answers), (weights > 0).long()[..., :-1]], dim=2)
-    real = real.flatten(0, 1)
+    seen = torch.cat([_per_answer(mask, answers), real.long()[..., :-1]], dim=2).flatten(0, 1)
     return {
         "input_ids": rows,
-        "attention_mask": real,
-        "position_ids": (real.cumsum(1) - 1).clamp(min=0),
+        "attention_mask": seen,
+        "position_ids": (seen.cumsum(1) - 1).clamp(min=0),
         "logits_to_keep": torch.tensor(length),
     }
 
 
-def rows_shared(prompts: Tensor, mask: Tensor, answers: Tensor, weights: Tensor) -> Batch:
+def rows_shared(prompts: Tensor, mask: Tensor, answers: Tensor, real: Tensor) -> Batch:
     """Return the model inputs with a row for every question, see :func:`rows_apart`.
 
     Returns
@@ -65,8 +65,7 @@ def rows_shared(prompts: Tensor, mask: Tensor, answers: Tensor, weights: Tensor)
         attention adds to its scores, 0 or −∞, shape (n, 1, columns, columns).
     """
     n, num_answers, length = answers.shape
-    behind = (weights > 0).long()[..., :-1]
-    real = torch.cat([mask, behind.flatten(1)], dim=1)
+    tokens = torch.cat([mask > 0, real[..., :-1].flatten(1)], dim=1)
     asked = mask.sum(1)[:, None, None]
     positions = asked + torch.arange(length - 1, device=mask.device)
     # Which answer a column is of; the prompt is none.
@@ -74,7 +73,7 @@ def rows_shared(prompts: Tensor, mask: Tensor, answers: Tensor, weights: Tensor)
     owner = torch.cat([owner.new_full((prompts.shape[1],), -1), owner])
     order = torch.arange(len(owner), device=mask.device)
     seen = (owner == -1) | (owner == owner[:, None])
-    seen = seen & (order <= order[:, None]) & (real > 0)[:, None, :]
+    seen = seen & (order <= order[:, None]) & tokens[:, None, :]
     # Padding sees itself: a softmax over nothing is no number.
     seen = seen | torch.eye(len(owner), dtype=torch.bool, device=mask.device)
     added = torch.zeros(seen.shape, device=mask.device).masked_fill(~seen, -torch.inf)
@@ -156,19 +155,19 @@ def _made_up(vocabulary: int, max_tokens: int, device: torch.device) -> tuple[Te
     shape = (1, len(lengths), int(lengths.max()))
     prompts = torch.randint(vocabulary, (1, max(max_tokens - shape[2], 1)), generator=draws)
     answers = torch.randint(vocabulary, shape, generator=draws)
-    weights = (torch.arange(shape[2]) < lengths[:, None]).float()[None]
-    return tuple(at.to(device) for at in (prompts, torch.ones_like(prompts), answers, weights))
+    real = (torch.arange(shape[2]) < lengths[:, None])[None]
+    return tuple(at.to(device) for at in (prompts, torch.ones_like(prompts), answers, real))
 
 
 def _scored(model: PreTrainedModel, batch: Batch, question: tuple[Tensor, ...]) -> Tensor:
     """Return the log-probabilities of the answers' tokens."""
-    *_, answers, weights = question
+    *_, answers, real = question
     mask = batch["attention_mask"]
     if mask.is_floating_point():
         batch["attention_mask"] = mask.to(model.dtype)
     keep = int(batch.pop("logits_to_keep"))
     logits = model(**batch, logits_to_keep=keep).logits
-    return log_probabilities(logits, answers)[weights > 0]
+    return log_probabilities(logits, answers)[real]
 
 
 def _log_probability(logits: Tensor, ids: Tensor) -> Tensor:

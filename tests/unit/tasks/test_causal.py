@@ -19,7 +19,7 @@ from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.models.runner import AdaptedModel
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples, take
-from potara_flwr.tasks.causal import answer_ids
+from potara_flwr.tasks.causal import ids_of_parts
 from potara_flwr.tasks.multiple_choice import option_scores
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.workbench import Workbench
@@ -116,14 +116,15 @@ def test_the_boundary_is_kept_where_a_token_would_span_it():
 
     asked = ids("Answer:")
     assert ids("Answer: yes")[: len(asked)] != asked
-    assert answer_ids(tokenizer, "Answer:", asked, "yes") == ids(" yes")
+    assert ids_of_parts(tokenizer, ["Answer:", " yes"]) == [asked, ids(" yes")]
 
 
 def test_the_boundary_follows_both_texts_together_where_no_token_spans_it(places):
     tokenizer, _ = tokenizer_of(places["task.model"])
     asked = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
     together = tokenizer("Answer: positive", add_special_tokens=False)["input_ids"]
-    assert asked + answer_ids(tokenizer, "Answer:", asked, "positive") == together
+    first, second = ids_of_parts(tokenizer, ["Answer:", " positive"])
+    assert (first, first + second) == (asked, together)
 
 
 def test_a_long_prompt_loses_its_beginning_and_an_answer_nothing(places):
@@ -264,20 +265,20 @@ def test_generation_is_the_most_likely_token_after_token_whatever_the_padding(pl
     prompts = {name: samples[name] for name in ("input_ids", "attention_mask")}
     adapted = AdaptedModel(bench.model, adapter)
     # The token that most rows write third stops them there.
-    free = adapted.generate(prompts, 6, END)
+    free = adapted.generate(prompts, 6, [END])
     stop = int(free[:, 2].mode().values)
-    written = adapted.generate(prompts, 6, stop)
+    written = adapted.generate(prompts, 6, [stop, END])
     assert (written == stop).any()
     for row in range(num_samples(samples)):
         text, _ = answers_of(samples, row)
         for token in written[row].tolist():
             inputs = {"input_ids": text[None], "attention_mask": torch.ones_like(text)[None]}
             assert token == bench.model(adapter, inputs)[0, -1].argmax()
-            if token == stop:
+            if token in (stop, END):
                 break
             text = torch.cat([text, torch.tensor([token])])
         rest = written[row].tolist()
-        if stop in rest:
+        if stop in rest and END not in rest:
             assert set(rest[rest.index(stop) :]) == {stop}
     assert "generation flags" not in caplog.text
 
@@ -292,7 +293,7 @@ class Parrot:
         return self.model(batch)
 
     def generate(self, batch, max_new_tokens, stop):
-        assert (max_new_tokens, stop) == (6, END)
+        assert (max_new_tokens, stop) == (6, [END])
         assert len(batch["input_ids"]) == len(self.written)
         return self.written
 

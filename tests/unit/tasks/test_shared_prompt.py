@@ -51,7 +51,9 @@ def questions(n=5, most=4, seed=0):
         "attention_mask": torch.zeros(n, 9, dtype=torch.long),
         "labels": torch.zeros(n, dtype=torch.long),
         "labels_answers": torch.randint(61, (n, most, 4), generator=draws),
+        "labels_mask": torch.zeros(n, most, 4, dtype=torch.bool),
         "labels_weights": torch.zeros(n, most, 4),
+        "labels_reply": torch.zeros(n, dtype=torch.long),
         "labels_open": torch.zeros(n, dtype=torch.bool),
     }
     for row in range(n):
@@ -59,7 +61,8 @@ def questions(n=5, most=4, seed=0):
         options = most if row == 0 else number(2, most)
         samples["labels"][row] = number(0, options - 1)
         for option in range(options):
-            samples["labels_weights"][row, option, : number(1, 4)] = 1.0
+            samples["labels_mask"][row, option, : number(1, 4)] = True
+    samples["labels_weights"] = samples["labels_mask"].float()
     return samples
 
 
