@@ -156,7 +156,7 @@ def _checked(numbers: dict[str, float], names: set[str]) -> dict[str, float]:
     return numbers
 
 
-MERGED = ("traces", "bound", "weights", "diagnosis", "grid")
+MERGED = ("traces", "bound", "weights", "diagnosis", "gradients", "grid")
 """What a report has where the method merges by evidence, and only there."""
 
 
@@ -171,6 +171,8 @@ class Report(Entry):
     bound: Bound | None = None
     weights: Annotated[dict[str, Number], AfterValidator(_of_every_rule)] | None = None
     diagnosis: Diagnosed | None = None
+    gradients: Literal["batched", "one at a time"] | None = None
+    """How those of the calibration samples were computed; the values are the same."""
     grid: Grid | None = None
     svd_error: Number | None = None
     seconds: Seconds

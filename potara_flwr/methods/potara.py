@@ -85,6 +85,7 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
         weights={name: mean_weight(weight) for name, weight in weights.items()}
         | {"oracle": GRID[oracle]},
         diagnosis=Diagnosed.of(chosen.diagnosis),
+        gradients="batched" if evidence.batched else "one at a time",
         grid=Grid(
             weight=list(GRID),
             accuracy=[score.accuracy for score in points],
@@ -125,6 +126,7 @@ def gather_evidence(client: Client, segment: Segment) -> Evidence:
         resamples=bootstrap(
             num_samples(samples), derive_seed(client.settings.seed, "evidence", client.data.client)
         ),
+        batched=at_federated.batched and at_local.batched,
     )
 
 

@@ -103,6 +103,10 @@ class LoraModel:
         }
         self._held: dict[str, Tensor] = {}
         """The tensors of the last call, for a checkpoint in the midst of it."""
+        self.keeps_samples_apart: bool | None = None
+        """Whether the gradients of several samples can be computed in one pass; known from the
+        first such pass on (:mod:`potara_flwr.training.gradients`).
+        """
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""

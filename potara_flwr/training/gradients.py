@@ -1,25 +1,45 @@
-"""Every sample's gradient of its own loss, in one batched pass."""
+"""Every sample's gradient of its own loss: in one batched pass, or one sample at a time.
+
+The batched pass is exact where every trained module keeps the samples apart: its input and output
+have the samples in their first dimension, or rows of theirs, sample after sample, as the windows of
+Swin. Whether a model does is seen once, on a few samples: their gradients are computed both ways.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from potara_flwr.core.errors import EstimationError
+from potara_flwr.core.seeds import generator
 from potara_flwr.models.adapter import Adapter, SampleGradients
 from potara_flwr.models.lora import LoraModel, device_of
-from potara_flwr.tasks.base import Samples, Task, num_samples, take
+from potara_flwr.tasks.base import Batch, Samples, Task, num_samples, take
+
+logger = logging.getLogger(__name__)
+
+TRIED_SAMPLES = 3
+"""On which both ways are compared: an odd number, as few sizes within a model are."""
 
 
 @dataclass(frozen=True)
 class GradientPass:
-    """What one forward and backward pass over the calibration samples tells about an adapter."""
+    """What forward and backward passes over the calibration samples tell about an adapter."""
 
     losses: Tensor
     """Loss of each sample, shape (n,), in the loss's unit."""
     gradients: SampleGradients
+    batched: bool = True
+    """Whether they are of one pass over several samples, or of a pass for each."""
+
+
+class _MixedSamplesError(Exception):
+    """A trained module does not keep the samples apart; says which and how."""
 
 
 def per_sample_gradients(
@@ -27,76 +47,286 @@ def per_sample_gradients(
 ) -> GradientPass:
     """Compute every sample's gradient of its own loss, ``batch_size`` samples at once (0: all).
 
-    Raises
-    ------
-    EstimationError
-        A trained module is not linear, or does not keep the samples in its first dimension.
+    Where a trained module does not keep the samples apart, forward and backward passes are of one
+    sample each; the log says so once, and why.
     """
     n = num_samples(samples)
-    size = batch_size or n
-    passes = [
-        _gradient_pass(model, task, adapter, take(samples, slice(start, start + size)))
-        for start in range(0, n, size)
-    ]
+    size = min(batch_size or n, n)
+    if size > 1 and model.keeps_samples_apart is None:
+        _remember(model, _reason_against(model, task, adapter, samples))
+    passes = []
+    for start in range(0, n, size):
+        part = take(samples, slice(start, start + size), device_of(model.module))
+        batch = task.collate(part)
+        if size > 1 and model.keeps_samples_apart:
+            try:
+                passes.append(_batched(model, task, adapter, batch))
+                continue
+            except _MixedSamplesError as error:
+                _remember(model, str(error))
+        passes.append(_one_at_a_time(model, task, adapter, batch))
     if len(passes) == 1:
         return passes[0]
     return GradientPass(
         torch.cat([one.losses for one in passes]),
         {name: torch.cat([one.gradients[name] for one in passes]) for name in adapter},
+        all(one.batched for one in passes),
     )
 
 
-def _gradient_pass(
-    model: LoraModel, task: Task, adapter: Adapter, samples: Samples
-) -> GradientPass:
-    """Compute every sample's gradient of its own loss in one forward and one backward pass.
+def _remember(model: LoraModel, reason: str) -> None:
+    """Remember whether a model keeps the samples apart; log the reason why it does not."""
+    model.keeps_samples_apart = not reason
+    if reason:
+        logger.info("per-sample gradients are computed one sample at a time: %s", reason)
 
-    The trained tensors of an adapter are weights and biases of linear modules. With x the input
-    and δ the gradient at the output of such a module, both (n, tokens, features), sample i's
-    gradients are Σ_t δ_it x_itᵀ for the weight and Σ_t δ_it for the bias, so the backward pass only
-    has to reach the outputs (Goodfellow, 2015, arXiv 1510.01799). Where a sample has k rows, the
-    tokens of all of them are its tokens.
+
+def _reason_against(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> str:
+    """Return why gradients of several samples cannot be computed at once; empty where they can.
+
+    They are computed both ways, for the first, the middle and the last sample, which have different
+    lengths where samples have lengths. A factor that is zero would hide the gradient of the other
+    one, and equal samples which one a row is of, so zeros are filled and losses weighted.
     """
-    device = device_of(model.module)
-    samples = task.collate(take(samples, slice(None), device))
-    leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in adapter.items()}
-    owners = {model.parameters[name].rpartition(".")[0] for name in leaves}
-    calls: list[tuple[str, Tensor, Tensor]] = []
-    handles = []
-    for owner in sorted(owners):
-        module = model.module.get_submodule(owner)
-        if not isinstance(module, nn.Linear):
-            raise EstimationError(
-                f"per-sample gradients need linear modules; {owner} is a {type(module).__name__}"
-            )
-
-        def record(_: nn.Module, args: tuple[Tensor], output: Tensor, owner: str = owner) -> None:
-            calls.append((owner, args[0].detach(), output))
-
-        handles.append(module.register_forward_hook(record))
+    last = num_samples(samples) - 1
+    at = torch.tensor(sorted({round(last * i / (TRIED_SAMPLES - 1)) for i in range(TRIED_SAMPLES)}))
+    batch = task.collate(take(samples, at, device_of(model.module)))
+    draws = generator(0, "gradient check")
+    tried = {
+        name: tensor
+        if tensor.any()
+        else torch.empty(tensor.shape).normal_(std=0.02, generator=draws).to(tensor)
+        for name, tensor in adapter.items()
+    }
+    weights = 1.0 + torch.arange(len(at), device=device_of(model.module))
     try:
-        losses = task.losses(model(leaves, samples), samples)
+        found = _batched(model, task, tried, batch, weights).gradients
+    except _MixedSamplesError as error:
+        return str(error)
+    right = _one_at_a_time(model, task, tried, batch, weights).gradients
+    small = next(model.module.parameters()).dtype in (torch.float16, torch.bfloat16)
+    tolerance, floor = (0.2, 2e-3) if small else (1e-2, 1e-5)
+    whole = torch.stack([gradient.norm() for gradient in right.values()]).norm()
+    for name, gradient in right.items():
+        distance = (found[name] - gradient).norm()
+        if not distance <= tolerance * gradient.norm() + floor * whole:
+            return f"those of {name} differ in a batch, whose samples it does not keep apart"
+    return ""
+
+
+def _one_at_a_time(
+    model: LoraModel, task: Task, adapter: Adapter, batch: Batch, weights: Tensor | None = None
+) -> GradientPass:
+    """Compute every sample's gradient of its own (weighted) loss by a pass of its own.
+
+    A sample keeps the padding that it has in the batch. A tensor that a loss does not depend on
+    has the gradient 0.
+    """
+    leaves = _leaves(model, adapter)
+    losses, rows = [], []
+    for i in range(num_samples(batch)):
+        one = _sample_of(batch, i)
+        loss = task.losses(model(leaves, one), one)
+        scaled = loss if weights is None else loss * weights[i]
+        found = torch.autograd.grad(
+            scaled.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        losses.append(loss.detach().cpu())
+        rows.append([gradient.cpu() for gradient in found])
+    columns = zip(*rows, strict=True)
+    gradients = {name: torch.stack(column) for name, column in zip(leaves, columns, strict=True)}
+    return GradientPass(torch.cat(losses), gradients, batched=False)
+
+
+def _leaves(model: LoraModel, adapter: Adapter) -> dict[str, Tensor]:
+    device = device_of(model.module)
+    return {name: tensor.detach().to(device).requires_grad_() for name, tensor in adapter.items()}
+
+
+def _sample_of(batch: Batch, i: int) -> Batch:
+    """Return the rows of one sample; inputs without dimensions are as they are."""
+    n = num_samples(batch)
+
+    def rows(tensor: Tensor) -> Tensor:
+        each = len(tensor) // n
+        return tensor[i * each : (i + 1) * each]
+
+    return {name: rows(tensor) if tensor.ndim else tensor for name, tensor in batch.items()}
+
+
+class _Call(NamedTuple):
+    """A call of a module that owns trained tensors."""
+
+    owner: str
+    args: tuple[object, ...]
+    output: Tensor
+
+
+def _batched(
+    model: LoraModel, task: Task, adapter: Adapter, batch: Batch, weights: Tensor | None = None
+) -> GradientPass:
+    """Compute every sample's gradient of its own (weighted) loss in one forward and one backward
+    pass.
+
+    The backward pass only has to reach the outputs of the modules whose tensors are trained; what
+    it finds there gives each sample's gradient (:func:`_of_linear`, :func:`_of_any`). A module
+    that is called several times has the sum over its calls.
+
+    Raises
+    ------
+    _MixedSamplesError
+        A trained module does not keep the samples in its first dimension.
+    """
+    leaves = _leaves(model, adapter)
+    owned: dict[str, dict[str, str]] = {}
+    for name in leaves:
+        owner, _, leaf = model.parameters[name].rpartition(".")
+        owned.setdefault(owner, {})[leaf] = name
+    calls: list[_Call] = []
+    handles = []
+    for owner in sorted(owned):
+
+        def record(
+            _: nn.Module,
+            args: tuple[object, ...],
+            options: dict[str, object],
+            output: object,
+            owner: str = owner,
+        ) -> None:
+            if options or len(args) != 1 or not isinstance(output, Tensor):
+                raise _MixedSamplesError(f"{owner} takes or gives more than one tensor")
+            calls.append(_Call(owner, args, output))
+
+        module = model.module.get_submodule(owner)
+        handles.append(module.register_forward_hook(record, with_kwargs=True))
+    try:
+        losses = task.losses(model(leaves, batch), batch)
     finally:
         for handle in handles:
             handle.remove()
-    deltas = torch.autograd.grad(losses.sum(), [output for _, _, output in calls])
 
-    n = num_samples(samples)
-    rows = next(
-        len(at) for name, at in samples.items() if at.ndim and not name.startswith("labels")
+    called = {call.owner for call in calls}
+    unseen = [name for owner in owned if owner not in called for name in owned[owner].values()]
+    total = (losses if weights is None else losses * weights).sum()
+    outputs = [call.output for call in calls]
+    found = torch.autograd.grad(
+        total, [*outputs, *(leaves[name] for name in unseen)], allow_unused=True
     )
-    names = {parameter: name for name, parameter in model.parameters.items() if name in leaves}
+    deltas, beside = found[: len(outputs)], found[len(outputs) :]
+    for name, gradient in zip(unseen, beside, strict=True):
+        if gradient is not None:
+            raise _MixedSamplesError(f"{name} is used without a call of its module")
+
+    n = num_samples(batch)
     gradients: SampleGradients = {}
-    for (owner, inputs, _), delta in zip(calls, deltas, strict=True):
-        if inputs.shape[0] != rows:
-            raise EstimationError(f"{owner} mixes the samples: its input is {tuple(inputs.shape)}")
-        # (k · n, …, features) → (n, k · tokens, features); without tokens, one.
-        inputs = inputs.reshape(n, -1, inputs.shape[-1])
-        delta = delta.reshape(n, -1, delta.shape[-1])
-        if name := names.get(f"{owner}.weight"):
-            gradient = torch.einsum("nto,nti->noi", delta, inputs)
+    for call, delta in zip(calls, deltas, strict=True):
+        if delta is None:  # the loss does not depend on what this call gave
+            continue
+        inputs = call.args[0]
+        if not isinstance(inputs, Tensor) or not _by_sample(inputs, delta, n):
+            shape = tuple(getattr(inputs, "shape", ()))
+            raise _MixedSamplesError(f"{call.owner} mixes the samples: its input is {shape}")
+        module = model.module.get_submodule(call.owner)
+        names = owned[call.owner]
+        if isinstance(module, nn.Linear):
+            parts = _of_linear(inputs.detach(), delta, n, names)
+        else:
+            below = {
+                parameter[len(call.owner) + 1 :]: leaves[name]
+                for name, parameter in model.parameters.items()
+                if name in leaves and parameter.startswith(f"{call.owner}.")
+            }
+            parts = _of_any(module, below, inputs.detach(), delta, n, list(names))
+        for leaf, gradient in parts.items():
+            name = names[leaf]
             gradients[name] = gradients[name] + gradient if name in gradients else gradient
-        if name := names.get(f"{owner}.bias"):
-            gradient = delta.sum(1)
-            gradients[name] = gradients[name] + gradient if name in gradients else gradient
+    zero = (name for name in adapter if name not in gradients)
+    gradients |= {name: torch.zeros(n, *adapter[name].shape) for name in zero}
     return GradientPass(losses.detach().cpu(), {name: gradients[name].cpu() for name in adapter})
+
+
+def _by_sample(inputs: Tensor, delta: Tensor, n: int) -> bool:
+    """Say whether the first dimensions of a module's input and output are those of n samples."""
+    fewest = 2 if inputs.is_floating_point() else 1  # ids of an embedding have no features
+    return inputs.ndim >= fewest and delta.ndim >= 2 and len(inputs) % n == len(delta) % n == 0
+
+
+def _of_linear(
+    inputs: Tensor, delta: Tensor, n: int, names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return every sample's gradients of the weight and bias of a linear module.
+
+    With x the input and δ the gradient at the output, both (n, tokens, features), sample i's
+    gradients are Σ_t δ_it x_itᵀ for the weight and Σ_t δ_it for the bias (Goodfellow, 2015, arXiv
+    1510.01799). Where a sample has k rows, the tokens of all of them are its tokens.
+
+    Parameters
+    ----------
+    inputs, delta : Tensor
+        Shape (k · n, …, features).
+    names : mapping
+        Of the trained ones among ``weight`` and ``bias``.
+
+    Returns
+    -------
+    dict
+        Shapes (n, out, in) and (n, out).
+    """
+    # (k · n, …, features) → (n, k · tokens, features); without tokens, one.
+    inputs = inputs.reshape(n, -1, inputs.shape[-1])
+    delta = delta.reshape(n, -1, delta.shape[-1])
+    gradients = {}
+    if "weight" in names:
+        gradients["weight"] = torch.einsum("nto,nti->noi", delta, inputs)
+    if "bias" in names:
+        gradients["bias"] = delta.sum(1)
+    return gradients
+
+
+def _of_any(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Tensor,
+    delta: Tensor,
+    n: int,
+    wanted: Sequence[str],
+) -> dict[str, Tensor]:
+    """Return every sample's gradients of the tensors of any module, such as a convolution, a
+    normalization or an embedding.
+
+    The module is run once more on the rows of each sample alone: sample i's gradients are the
+    vector-Jacobian product of its output with the rows δ_i of the gradient at the output, which is
+    the chain rule.
+
+    Parameters
+    ----------
+    tensors : mapping
+        Of the adapter, by their names below the module.
+    inputs, delta : Tensor
+        The module's input and the gradient at its output; first dimension k · n each.
+    wanted : sequence of str
+        The module's own tensors.
+
+    Returns
+    -------
+    dict
+        Name → gradients, shape (n, *shape of the tensor).
+
+    Raises
+    ------
+    _MixedSamplesError
+        The output for a sample alone has another shape.
+    """
+    rows = []
+    for x, d in zip(inputs.tensor_split(n), delta.tensor_split(n), strict=True):
+        output = functional_call(module, dict(tensors), (x,), tie_weights=False)
+        if output.shape != d.shape:
+            raise _MixedSamplesError(f"a {type(module).__name__} mixes the samples")
+        leaves = [tensors[name] for name in wanted]
+        rows.append(
+            torch.autograd.grad(output, leaves, d, allow_unused=True, materialize_grads=True)
+        )
+    return {
+        name: torch.stack(column)
+        for name, column in zip(wanted, zip(*rows, strict=True), strict=True)
+    }

@@ -99,6 +99,7 @@ def _client(
             "noise": 0.03,
             "warning": "",
         },
+        "gradients": "batched",
         "svd_error": None,
         "seconds": {"training": 9.8, "local_training": 6.1, "weight": 0.12},
     }

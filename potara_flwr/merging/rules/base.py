@@ -36,6 +36,8 @@ class Evidence:
     """Loss of each sample at any λ, shape (n,), float64: one more forward pass."""
     resamples: Tensor
     """Bootstrap resamples as sample weights, shape (resamples, n), float64; each sums to 1."""
+    batched: bool = True
+    """Whether the gradients are of one pass over several samples, or of a pass for each."""
 
 
 NUM_RESAMPLES = 200

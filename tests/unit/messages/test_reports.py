@@ -29,6 +29,7 @@ def report_of(**changes) -> Report:
                 "reason": "",
             },
             "diagnosis": {"favours": "both", "low": 0.1, "high": 0.7, "gain": 0.0, "warning": ""},
+            "gradients": "batched",
             "accuracy": scores,
             "loss": scores,
             "grid": columns,
