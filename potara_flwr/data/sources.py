@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +17,14 @@ import numpy as np
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
+from potara_flwr.data.files import cache_of, files_of, literal
+from potara_flwr.data.folders import image_folder
 
 if TYPE_CHECKING:
     import datasets
 else:
     datasets = lazy("datasets")
 
-MAGIC = frozenset("*?[]{}")
-"""What means something else than itself in a path that `datasets` is given."""
 AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
 """Options of a csv: only an empty cell is missing; None, NA and null are words."""
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -72,16 +70,18 @@ def load_table(
             form = FORMATS[suffix]
             table = datasets.load_dataset(
                 form,
-                data_files=str(_literal(place)),
+                data_files=str(literal(place)),
                 split=split,
                 **(AS_WRITTEN if form == "csv" else {}),
             )
         elif place.is_dir():
+            if (images := image_folder(place, f"{setting}: {where}")) is not None:
+                return images.load(split, f"{setting}: {where}")
             table = datasets.load_dataset(
-                str(_literal(place)),
+                str(literal(place)),
                 name or None,
                 split=split,
-                cache_dir=str(_cache_of(place)),
+                cache_dir=str(cache_of(place)),
                 **(AS_WRITTEN if _holds_csv(place) else {}),
             )
         else:
@@ -103,48 +103,9 @@ def listed(text: str) -> list[str]:
     return [value.strip() for value in next(csv.reader([text], skipinitialspace=True), [""])]
 
 
-def _literal(place: Path) -> Path:
-    """Return a path of a file or folder that `datasets` takes for nothing else: files below one in
-    which some character stands for others are reached through links in its cache.
-    """
-    place = place.absolute()
-    if not MAGIC & set(str(place)):
-        return place
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "links" / _state_of(place)
-    links = {folder / f"data{place.suffix.lower()}": place}
-    if place.is_dir():
-        links = {folder / file.relative_to(place): file for file in _files_of(place)}
-    for link, file in links.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            link.symlink_to(file)
-    return folder if place.is_dir() else next(iter(links))
-
-
 def _holds_csv(folder: Path) -> bool:
     """Say whether a folder holds csv files and nothing else, such as a README with `configs`."""
-    return {file.suffix.lower() for file in folder.rglob("*") if file.is_file()} == {".csv"}
-
-
-def _cache_of(folder: Path) -> Path:
-    """Return where `datasets` caches a folder: another place whenever one of its files changes.
-
-    Its own cache knows a folder with a README only by its name and that README, and would give the
-    rows that another folder of that name, or an older state of this one, had.
-    """
-    return Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _state_of(folder.resolve())
-
-
-def _state_of(place: Path) -> str:
-    """Return a hash that changes whenever a file, or one of a folder's, does."""
-    state = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in _files_of(place)]
-    return hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
-
-
-def _files_of(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return sorted(file for file in place.rglob("*") if file.is_file())
+    return {file.suffix.lower() for file in files_of(folder)} == {".csv"}
 
 
 def describe(path: str, name: str = "", split: str = "") -> str:

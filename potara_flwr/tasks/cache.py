@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from potara_flwr.core.storage import write_whole
+from potara_flwr.data.files import files_of
 from potara_flwr.data.sources import listed
 from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.schema import Settings
@@ -56,17 +56,10 @@ def _key(settings: Settings, code: str) -> str:
     digest.update(fingerprint({group: config[group] for group in DECISIVE}).encode())
     for text in (settings.data.path, settings.data.root):
         for name in filter(None, listed(text)):
-            for file in _files(Path(name).expanduser()):
+            for file in files_of(Path(name).expanduser()):
                 state = file.stat()
                 digest.update(f"\n{file} {state.st_size} {state.st_mtime_ns}".encode())
     return digest.hexdigest()
-
-
-def _files(place: Path) -> Iterator[Path]:
-    if place.is_file():
-        yield place
-    elif place.is_dir():
-        yield from sorted(file for file in place.rglob("*") if file.is_file())
 
 
 def _load(place: Path, key: str) -> ClientData:
