@@ -12,10 +12,9 @@ SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 def eight_bits(image: Image.Image, mode: str) -> Image.Image:
     """Return an image of any kind with 8 bits a channel.
 
-    16-bit images are scaled from 0 … 65,535; 32-bit ones from there too where no value is beyond,
-    else from 0 … 2³¹ − 1; float ones from 0 … 1, 0 … 255 or 0 … 65,535, the first that holds all
-    values. What is transparent is composed over white, and the orientation of a camera
-    is honoured.
+    Every kind has one range, whatever a single image holds, so that equal values look equal in all
+    images: integers of 16 or 32 bits are scaled from 0 … 65,535, floats from 0 … 1. What is
+    transparent is composed over white, and the orientation of a camera is honoured.
 
     Parameters
     ----------
@@ -25,7 +24,7 @@ def eight_bits(image: Image.Image, mode: str) -> Image.Image:
     Raises
     ------
     ValueError
-        A value is negative, no number, or beyond all these ranges.
+        A value is no number, or beyond the range of its kind.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in (*SIXTEEN_BITS, "I", "F"):
@@ -40,15 +39,12 @@ def eight_bits(image: Image.Image, mode: str) -> Image.Image:
 def _scaled(image: Image.Image) -> np.ndarray:
     """Return a grey image of more than 8 bits as bytes."""
     values = np.asarray(image).astype(np.float64)
+    full, words = (1.0, "0 … 1") if image.mode == "F" else (65535.0, "0 … 65535")
     low, high = values.min(), values.max()
-    if not (np.isfinite(values).all() and low >= 0):
-        raise ValueError(f"it has the value {low:g}: values must be numbers from 0")
-    ranges = [65535.0]
-    if image.mode == "I" and image.format != "PNG":  # Pillow has 16-bit PNG as I or I;16
-        ranges = [65535.0, 2.0**31 - 1]
-    elif image.mode == "F":
-        ranges = [1.0, 255.0, 65535.0]
-    for full in ranges:
-        if high <= full:
-            return np.round(values * (255 / full)).astype(np.uint8)
-    raise ValueError(f"it has the value {high:g}; scale its values to 0 … 1")
+    if not (low >= 0 and high <= full):
+        beyond = high if high > full else low
+        kind = "floats" if image.mode == "F" else f"integers (mode {image.mode})"
+        raise ValueError(
+            f"it has the value {beyond:g}, but images of {kind} are read as {words}; scale them"
+        )
+    return np.round(values * (255 / full)).astype(np.uint8)

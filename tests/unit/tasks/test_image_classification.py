@@ -187,3 +187,79 @@ def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path, monkeypatc
     for file, reason in ((huge, "exceeds limit"), (half, "cannot be read: ")):
         with pytest.raises(UnreadableError, match=rf"row 7 \({file.name}\) .*{reason}"):
             read_image({"bytes": None, "path": str(file)}, "RGB", 7)
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+EDGES = (PICTURE > 127) * np.uint8(255)
+GREY = np.repeat(PICTURE[..., :1], 3, axis=3)
+CLEAR = np.where(np.arange(16)[:, None] < 8, 255, 0) * np.ones((16, 16), dtype=np.int64)
+
+
+def turned(picture):
+    """Lying on its side, with the note of a camera that it does."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return Image.fromarray(np.rot90(picture, k=1).copy()), {"exif": exif}
+
+
+OF_EVERY_KIND = {
+    "orientation": (PICTURE, "png", turned),
+    "16 bits": (GREY, "png", lambda p: (Image.fromarray(p[..., 0].astype(np.uint16) * 257), {})),
+    "16 bits tiff": (
+        GREY, "tiff", lambda p: (Image.fromarray(p[..., 0].astype(np.uint16) * 257), {}),
+    ),
+    "32 bits": (GREY, "tiff", lambda p: (Image.fromarray(p[..., 0].astype(np.int32) * 257), {})),
+    "float": (GREY, "tiff", lambda p: (Image.fromarray(p[..., 0].astype(np.float32) / 255), {})),
+    "grey": (GREY, "png", lambda p: (Image.fromarray(p[..., 0]), {})),
+    "palette": (EDGES, "gif", lambda p: (Image.fromarray(p).quantize(8), {})),
+    "CMYK": (PICTURE, "tiff", lambda p: (Image.fromarray(p).convert("CMYK"), {})),
+    "1 bit": (
+        np.repeat(EDGES[..., :1], 3, axis=3), "png", lambda p: (Image.fromarray(p[..., 0] > 0), {}),
+    ),
+    "RGBA": (
+        np.where(CLEAR[None, ..., None] > 0, PICTURE, 255).astype(np.uint8), "png",
+        lambda p: (Image.fromarray(np.dstack([p, CLEAR.astype(np.uint8)])), {}),
+    ),
+}  # fmt: skip
+
+
+def folder_of_classes(root, pictures, suffix, kind):
+    for number, picture in enumerate(pictures):
+        file = root / "ab"[number % 2] / f"{number:02}.{suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image, options = kind(picture)
+        image.save(file, **options)
+    return root
+
+
+@pytest.mark.parametrize("kind", list(OF_EVERY_KIND))
+def test_an_image_of_any_kind_is_its_upright_8_bit_colour_twin(settings_of, tmp_path, kind):
+    pictures, suffix, made = OF_EVERY_KIND[kind]
+    base = {"data.image-column": "image", "data.label-column": "label", "data.num-clients": 1}
+    twins = folder_of_classes(
+        tmp_path / "twins", pictures, "png", lambda p: (Image.fromarray(p), {})
+    )
+    images = folder_of_classes(tmp_path / "images", pictures, suffix, made)
+    assert made(pictures[0])[0].tobytes() != pictures[0].tobytes()
+    found, expected = (
+        ImageClassification(settings_of({**base, "data.path": str(folder)})).load_client(0)
+        for folder in (images, twins)
+    )
+    for part in ("train", "calibration", "test"):
+        one, other = getattr(found, part), getattr(expected, part)
+        assert torch.equal(one["labels"], other["labels"])
+        assert torch.equal(one["pixel_values"], other["pixel_values"])
+    assert len({tuple(image.flatten().tolist()) for image in expected.train["pixel_values"]}) > 10
+
+
+def test_an_image_beyond_the_range_of_its_kind_is_named_with_row_and_file(settings_of, tmp_path):
+    def bright(picture):
+        return Image.fromarray(picture[..., 0].astype(np.float32)), {}
+
+    folder = folder_of_classes(tmp_path / "scans", PICTURE, "tiff", bright)
+    base = {"data.image-column": "image", "data.label-column": "label", "data.num-clients": 1}
+    words = (
+        r"scans, column 'image', of client 0: row \d+ \(\d\d.tiff\) cannot be read: it has .* 1;"
+    )
+    with pytest.raises(SettingsError, match=words):
+        ImageClassification(settings_of({**base, "data.path": str(folder)})).load_client(0)
