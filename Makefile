@@ -9,6 +9,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 SETTINGS ?=
 PIP_ARGS ?=
 BIN := .venv/bin
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
@@ -35,10 +36,10 @@ deploy: $(INSTALLED)  ## the same on a real federation: TLS, node keys, 3 SuperN
 	@$(BIN)/potara deploy $(SETTINGS)
 
 test: $(INSTALLED)  ## unit and integration tests
-	@$(BIN)/python -m pytest -q -m 'not slow'
+	@$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow'
 
-unit: $(INSTALLED)  ## unit tests only (seconds)
-	@$(BIN)/python -m pytest -q
+unit: $(INSTALLED)  ## unit tests only (a minute)
+	@$(BIN)/python -m pytest -q $(WORKERS)
 
 slow: $(INSTALLED)  ## tests that CI leaves out (minutes)
 	@$(BIN)/python -m pytest -q -m slow

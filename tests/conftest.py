@@ -1,39 +1,75 @@
-"""Shared fixtures: a tiny random model, and settings that run in a second."""
+"""Shared fixtures: a tiny random model, settings that run in a second; who shares a worker."""
 
 from __future__ import annotations
 
 import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 from own_processes import mark
-from tiny_models import make_tiny_digits_vit
 
-from potara_flwr.run_config import from_flat
-from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.workbench import Workbench
+if TYPE_CHECKING:  # the process that hands out the tests imports nothing that is slow
+    from potara_flwr.settings.schema import Settings
+    from potara_flwr.tasks.workbench import Workbench
 
+# Before anything is imported that reads them.
+CACHE = tempfile.TemporaryDirectory(prefix="potara-tests-")
+"""The data sets' cache, of this worker and the processes that it starts alone."""
+os.environ["HF_DATASETS_CACHE"] = CACHE.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: the workers share the cores
 mark()
+
+PROCESSES = ("test_container_roles", "test_deployment", "test_flwr_run", "test_sweep")
+"""Files that start Flower or Ray."""
 
 # A machine may be busy: how long an example takes is no fault. And what fails, fails every time.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_unconfigure() -> None:
+    """Leave no cache behind."""
+    CACHE.cleanup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; many short tests fill what is left at the end."""
+    items.sort(key=lambda item: item.path.stem not in PROCESSES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one worker, and in one all that start Flower or Ray.
+
+    With ``--dist loadgroup``, which would do, xdist 3.8 and pytest 9.2 form no group.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "processes" if Path(file).stem in PROCESSES else file
+
+    return FilesTogether(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer ViT for 28 × 28 digits, as a Hugging Face model folder."""
+    from tiny_models import make_tiny_digits_vit
+
     return make_tiny_digits_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
 
 
 @pytest.fixture(scope="session")
 def tiny(tiny_model: Path) -> Callable[..., Settings]:
     """Build settings of a run with the tiny model; flat names override them."""
+    from potara_flwr.run_config import from_flat
 
     def build(overrides: dict | None = None) -> Settings:
         return from_flat(
@@ -61,4 +97,6 @@ def tiny(tiny_model: Path) -> Callable[..., Settings]:
 @pytest.fixture
 def bench(tiny: Callable[..., Settings]) -> Workbench:
     """The tiny model's workbench, with an adapter whose B is not zero at hand."""
+    from potara_flwr.tasks.workbench import Workbench
+
     return Workbench(tiny())

@@ -3,7 +3,6 @@
 import json
 import math
 
-import datasets
 import pytest
 import torch
 from hub_copies import write_copies
@@ -38,13 +37,6 @@ def places(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
 def run(preset, places, folder):
     """Run a preset; return its settings and results."""
     settings = from_flat({**preset_values(preset), **places, "run.results": str(folder)})
@@ -53,7 +45,7 @@ def run(preset, places, folder):
 
 
 @pytest.fixture(scope="module")
-def runs(places, own_cache, tmp_path_factory):
+def runs(places, tmp_path_factory):
     """Preset → folder, settings and results of one run of its tiny variant."""
     folders = {preset: tmp_path_factory.mktemp("runs") / preset for preset in PRESETS}
     return {

@@ -94,11 +94,6 @@ def root(tmp_path_factory):
     return write_copies(tmp_path_factory.mktemp("hub"), rows=6)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def data_at(root):
     return from_flat({"data.root": str(root)}).data
 

@@ -26,13 +26,6 @@ def root(tmp_path_factory):
     return write_copies(tmp_path_factory.mktemp("hub"), ["glue_qqp", "sst2"], rows=20)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
 def settings_of(model, **overrides):
     return from_flat(
         {

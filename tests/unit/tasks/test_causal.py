@@ -1,6 +1,5 @@
 """Causal language models: tokens at the boundary, scores and losses against plain transformers."""
 
-import datasets
 import pytest
 import torch
 from hub_copies import write_copies
@@ -27,13 +26,6 @@ from potara_flwr.training.gradients import per_sample_gradients
 from potara_flwr.training.local_steps import evaluate, train
 
 BEGIN, END = 0, 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
 
 
 @pytest.fixture(scope="module")
