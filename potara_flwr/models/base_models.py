@@ -26,6 +26,13 @@ from potara_flwr.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 
+FOUR_BITS: dict[str, Any] = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}
+"""QLoRA's base model (arXiv 2305.14314): NF4, doubly quantized."""
+
 
 def load_image_classifier(settings: Settings, num_classes: int) -> PreTrainedModel:
     """Load an image classifier through transformers, in eval mode.
@@ -140,19 +147,14 @@ def _check_pretrained(name: str, made_anew: Sequence[str]) -> None:
 
 
 def _four_bits(settings: ModelSettings) -> BitsAndBytesConfig:
-    """Return the settings of QLoRA's base model (arXiv 2305.14314): NF4, doubly quantized."""
+    """Return how a base model is quantized."""
     if not torch.cuda.is_available():
         raise SettingsError("model.quantize=4bit needs a CUDA GPU, and there is none here")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SettingsError(
             "model.quantize=4bit needs bitsandbytes: pip install 'potara-flwr[quantized]'"
         )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=settings.dtype,
-    )
+    return BitsAndBytesConfig(**FOUR_BITS, bnb_4bit_compute_dtype=settings.dtype)
 
 
 def find_device(settings: ModelSettings) -> torch.device:

@@ -65,7 +65,8 @@ class LoraModel:
     ) -> None:
         if head_modules is None:
             head_modules = find_head(base)
-        self._dtype = next(at.dtype for at in base.parameters() if at.is_floating_point())
+        self.dtype = next(at.dtype for at in base.parameters() if at.is_floating_point())
+        """Type of the base model's weights."""
         targets = target_modules(base, lora.target_modules)
         self.config = LoraConfig(
             r=lora.rank,
@@ -137,7 +138,7 @@ class LoraModel:
         """Return a model input in the model's type; a tensor without dimensions is a number."""
         if tensor.ndim == 0:
             return tensor.item()
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def _parameters_of(self, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return an adapter under the names of the parameters in ``module``."""
@@ -219,6 +220,16 @@ class LoraModel:
                 head = module.modules_to_save[ADAPTER_NAME]
                 if any(parameter.dtype != torch.float32 for parameter in head.parameters()):
                     head.float().register_forward_pre_hook(upcast)
+
+    @property
+    def head_modules(self) -> list[str]:
+        """Names, in the base model, of the modules that are trained in full."""
+        prefix = "base_model.model."
+        return [
+            name.removeprefix(prefix)
+            for name, module in self.module.named_modules()
+            if isinstance(module, ModulesToSaveWrapper)
+        ]
 
     @property
     def scaling(self) -> float:

@@ -13,6 +13,7 @@ from potara_flwr.methods import METHODS, Client, Outcome
 from potara_flwr.models.adapter import Adapter, kind_of
 from potara_flwr.models.lora import LoraModel, save_adapter
 from potara_flwr.models.pretrained import find_model
+from potara_flwr.results.model_card import code_section
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
 
@@ -139,31 +140,8 @@ def _save(
         text = json.dumps({"id2label": dict(enumerate(classes))}, indent=1, ensure_ascii=False)
         target.mkdir(parents=True, exist_ok=True)
         (target / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
-    base = find_model(settings.task.model)
-    auto_class = TASKS[settings.task.name].auto_class
-    save_adapter(target, adapter, model.config, base)
-    (target / "README.md").write_text(
-        f"""---
-library_name: peft
-tags: [lora, federated-learning]
----
-{card}
-## How to load it
-
-Base model: `{settings.task.model}`, at `{base}`.
-
-```python
-from peft import PeftModel
-from transformers import {auto_class}
-
-base = {auto_class}.from_pretrained({base!r}{_head_options(adapter)})
-model = PeftModel.from_pretrained(base, {str(folder)!r})
-```
-"""
-    )
-
-
-def _head_options(adapter: Adapter) -> str:
-    """Return the options that load the base model with a head of the adapter's classes."""
-    head = [tensor for name, tensor in adapter.items() if kind_of(name) == "head"]
-    return f", num_labels={len(head[-1])}, ignore_mismatched_sizes=True" if head else ""
+    save_adapter(target, adapter, model.config, find_model(settings.task.model))
+    task = TASKS[settings.task.name](settings)
+    code = code_section(adapter, model, task, classes, str(folder))
+    text = f"---\nlibrary_name: peft\ntags: [lora, federated-learning]\n---\n{card}\n{code}"
+    (target / "README.md").write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.settings.schema import Settings
+from potara_flwr.tasks.usage import Usage
 
 Samples = dict[str, Tensor]
 """Model inputs and targets by name; the first dimension of every tensor is the sample. Targets are
@@ -81,6 +82,10 @@ class Task(ABC):
     @abstractmethod
     def load_base_model(self) -> nn.Module:
         """Load the frozen pretrained model."""
+
+    @abstractmethod
+    def usage(self) -> Usage:
+        """Return how a saved model is used without this package, for its model card."""
 
     @abstractmethod
     def load_client(self, client: int) -> ClientData:

@@ -23,6 +23,7 @@ from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, split_client, take
 from potara_flwr.tasks.classification import Classification
+from potara_flwr.tasks.usage import Usage
 
 NUM_PRETRAINING = 2000
 DIGITS = tuple("0123456789")
@@ -92,6 +93,19 @@ class Digits(Classification):
                 "task.name=image-classification for other images"
             )
         return load_image_classifier(self.settings, len(DIGITS))
+
+    def usage(self) -> Usage:
+        """Return how digits are classified."""
+        return Usage(
+            imports=(),
+            loads="",
+            inputs="`images`: grey values from 0 (paper) to 255 (ink), a tensor of shape "
+            "(n, 1, 28, 28), turned as the client's are.",
+            runs=f"""pixels = (images / 255 - {MEAN}) / {STD}
+with torch.no_grad():
+    logits = model(pixel_values=pixels.to(base.dtype)).logits
+predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
+        )
 
     def load_client(self, client: int) -> ClientData:
         """Load the images of one client, rotated and normalized, shape (n, 1, 28, 28)."""

@@ -22,15 +22,22 @@ from potara_flwr.data.clients import Source, client_rows
 from potara_flwr.data.pixels import eight_bits
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.models.base_models import load_image_classifier
-from potara_flwr.models.pretrained import load_config, load_image_processor
+from potara_flwr.models.pretrained import find_model, load_config, load_image_processor
 from potara_flwr.tasks.base import ClientData, Samples
 from potara_flwr.tasks.classification import Classification, client_data
+from potara_flwr.tasks.usage import Usage
 
 if TYPE_CHECKING:
     import datasets
 else:
     datasets = lazy("datasets")
 
+
+TOLD = (
+    "image_processor_type", "do_resize", "size", "resample", "do_center_crop", "crop_size",
+    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
+)  # fmt: skip
+"""Settings of an image processor that are told on a model card."""
 
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""
@@ -46,6 +53,25 @@ class ImageClassification(Classification):
         """Load the model, with a head of as many classes as the data has."""
         return load_image_classifier(self.settings, len(self.classes))
 
+    def usage(self) -> Usage:
+        """Return how images are classified."""
+        name = self.settings.task.model
+        told = load_image_processor(name).to_dict()
+        shown = ", ".join(f"{key} {told[key]}" for key in TOLD if told.get(key) is not None)
+        return Usage(
+            imports=("AutoImageProcessor",),
+            loads=f"""processor = AutoImageProcessor.from_pretrained(
+    {find_model(name)!r}, backend="pil"
+)""",
+            inputs=f"`images`: a list of PIL images. The processor: {shown}.",
+            runs=f"""inputs = processor(
+    [image.convert({image_mode(name)!r}) for image in images], return_tensors="pt"
+).to(base.dtype)
+with torch.no_grad():
+    logits = model(**inputs).logits
+predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
+        )
+
     def load_client(self, client: int) -> ClientData:
         """Load the images of one client: bytes (n, channels, height, width), and their scale."""
         held = client_rows(self.settings, client, self.content)
@@ -60,6 +86,11 @@ class ImageClassification(Classification):
         """Scale and normalize the images: pixel · gain − offset."""
         pixels = samples["pixel_values"] * samples["gain"] - samples["offset"]
         return {"pixel_values": pixels, "labels": samples["labels"]}
+
+
+def image_mode(model: str) -> str:
+    """Return which images a model takes, as PIL calls it."""
+    return "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
 
 
 def image_samples(
@@ -80,7 +111,7 @@ def image_samples(
     """
     ((setting, column),) = source.contents
     processor = load_image_processor(model)
-    mode = "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
+    mode = image_mode(model)
     states: list[tuple[int, int] | None] = []
     version = inspect.getsource(pixels)
     if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):

@@ -18,13 +18,39 @@ from potara_flwr.tasks.causal import (
     batch_of,
     load_client,
     prompts_of,
+    template_of,
 )
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.text_metrics import METRICS
+from potara_flwr.tasks.usage import Usage, tokenizer_code
 
 
 class Instruction(CausalTask):
     """Prompts with answers, of any kind of question."""
+
+    def usage(self) -> Usage:
+        """Return how an answer is written."""
+        name, task = self.settings.task.model, self.settings.task
+        tokenizer, _ = tokenizer_of(name)
+        templated = template_of(tokenizer, self.settings)
+        return Usage(
+            imports=("AutoTokenizer", "GenerationConfig"),
+            loads=tokenizer_code(name, tokenizer, "left"),
+            inputs="`prompts`: a list of texts"
+            + (", made of messages by the tokenizer's chat template" if templated else "")
+            + ". Options, where there are some, stand before a prompt's last line.",
+            runs=f"""inputs = tokenizer(
+    prompts, padding=True, return_token_type_ids=False, return_tensors="pt"
+)
+greedy = GenerationConfig(
+    max_new_tokens={task.max_new_tokens}, do_sample=False, temperature=1.0, top_p=1.0,
+    eos_token_id={tokenizer.eos_token_id}, pad_token_id={tokenizer.eos_token_id},
+)
+written = model.generate(**inputs, generation_config=greedy)
+answers = tokenizer.batch_decode(
+    written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+)""",
+        )
 
     def load_client(self, client: int) -> ClientData:
         """Load the questions of one client, see :func:`~potara_flwr.tasks.causal.load_client`.

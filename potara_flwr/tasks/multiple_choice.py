@@ -9,13 +9,35 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
+from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.tasks.base import Batch, ClientData, LogitsTask, Samples
 from potara_flwr.tasks.causal import CausalTask, answer_scores, batch_of, load_client
 from potara_flwr.tasks.shared_prompt import log_probabilities
+from potara_flwr.tasks.usage import Usage, tokenizer_code
 
 
 class MultipleChoice(CausalTask, LogitsTask):
     """Questions with options."""
+
+    def usage(self) -> Usage:
+        """Return how an option is chosen."""
+        name, task = self.settings.task.model, self.settings.task
+        mean = " / used.sum(1)" if task.option_score == "mean" else ""
+        return Usage(
+            imports=("AutoTokenizer",),
+            loads=tokenizer_code(name, tokenizer_of(name)[0], "right"),
+            inputs="`prompt`: a text without blanks around it; `options`: a list of texts.",
+            runs=f"""inputs = tokenizer(
+    [f"{{prompt}} {{option}}" for option in options],
+    padding=True, return_token_type_ids=False, return_tensors="pt",
+)
+asked = len(tokenizer(prompt)["input_ids"])
+with torch.no_grad():
+    log_probs = model(**inputs).logits[:, asked - 1 : -1].float().log_softmax(-1)
+said, used = inputs["input_ids"][:, asked:], inputs["attention_mask"][:, asked:]
+scores = (log_probs.gather(2, said[..., None])[..., 0] * used).sum(1){mean}
+predicted = options[scores.argmax()]""",
+        )
 
     def load_client(self, client: int) -> ClientData:
         """Load the questions of one client, see :func:`~potara_flwr.tasks.causal.load_client`."""

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.clients import Source, client_rows
 from potara_flwr.data.prepared import Columns, prepare_rows
+from potara_flwr.data.sources import listed
 from potara_flwr.models.base_models import load_text_classifier
 from potara_flwr.models.pretrained import check_length, tokenizer_of
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, by_length
 from potara_flwr.tasks.classification import Classification, client_data
+from potara_flwr.tasks.usage import Usage, tokenizer_code
 
 if TYPE_CHECKING:
     import datasets
@@ -28,6 +30,28 @@ class TextClassification(Classification):
     def load_base_model(self) -> nn.Module:
         """Load the model, with a head of as many classes as the data has."""
         return load_text_classifier(self.settings, len(self.classes))
+
+    def usage(self) -> Usage:
+        """Return how texts are classified."""
+        name, data = self.settings.task.model, self.settings.data
+        tokenizer, _ = tokenizer_of(name)
+        pairs = any("+" in column for column in listed(data.text_column))
+        texts = "first_texts, second_texts" if pairs else "texts"
+        segments = pairs and "token_type_ids" in tokenizer.model_input_names
+        pad = tokenizer.pad_token_id
+        return Usage(
+            imports=("AutoTokenizer",),
+            loads=f"{tokenizer_code(name, tokenizer, tokenizer.padding_side)}\n"
+            f"base.config.pad_token_id = base.config.get_text_config().pad_token_id = {pad}",
+            inputs=f"`{texts}`: lists of texts, none empty.",
+            runs=f"""inputs = tokenizer(
+    {texts}, padding=True, truncation=True, max_length={max_tokens(self.settings)},
+    return_token_type_ids={segments}, return_tensors="pt",
+)
+with torch.no_grad():
+    logits = model(**inputs).logits
+predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
+        )
 
     def load_client(self, client: int) -> ClientData:
         """Load and tokenize the texts of one client: token ids and attention mask, (n, tokens)."""
@@ -46,6 +70,12 @@ class TextClassification(Classification):
             name: tensor if tensor.ndim == 1 else tensor[:, :longest]
             for name, tensor in samples.items()
         }
+
+
+def max_tokens(settings: Settings) -> int:
+    """Return how many tokens a text is cut to."""
+    tokenizer, _ = tokenizer_of(settings.task.model)
+    return int(min(settings.data.max_tokens, tokenizer.model_max_length))
 
 
 def text_samples(
@@ -70,21 +100,21 @@ def text_samples(
                     f"{setting}: {source.where}, column {column!r}: row {position}, of client "
                     f"{client}, is empty; remove it from the data"
                 )
-    max_tokens = min(settings.data.max_tokens, tokenizer.model_max_length)
+    most = max_tokens(settings)
 
     def tokenized(texts: Columns) -> Columns:
         return dict(
             tokenizer(
                 *(texts[column] for column in columns),
                 truncation=True,
-                max_length=max_tokens,
+                max_length=most,
                 # Only pairs have a second segment that a model could tell from the first.
                 return_token_type_ids=len(columns) > 1
                 and "token_type_ids" in tokenizer.model_input_names,
             )
         )
 
-    encoded = prepare_rows(rows, tokenized, columns, max_tokens, version)
+    encoded = prepare_rows(rows, tokenized, columns, most, version)
     samples: Samples = dict(tokenizer.pad(encoded[:], padding=True, return_tensors="pt"))
     check_length(name, samples["input_ids"].shape[1], f"client {client}")
     return samples

@@ -97,7 +97,7 @@ def test_a_tiny_preset_runs_and_its_adapters_load_as_their_cards_say(name, setti
         place = folder / "clients" / str(client["client"])
         card = (place / "README.md").read_text()
         classes = PRESETS[name][2]
-        assert f", num_labels={classes}, ignore_mismatched_sizes=True)" in card
+        assert f"    num_labels={classes},\n" in card
         base = auto_class.from_pretrained(
             settings.task.model, num_labels=classes, ignore_mismatched_sizes=True
         )
