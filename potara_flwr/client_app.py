@@ -26,7 +26,7 @@ from potara_flwr.core.errors import (
     one_line,
 )
 from potara_flwr.core.version import code_version
-from potara_flwr.messages.reports import USER_ERROR, Description, Report, pack
+from potara_flwr.messages.reports import USER_ERROR, Description, Report, pack, rows_of
 from potara_flwr.results.saving import save_client
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples
@@ -105,6 +105,7 @@ def describe(participant: Participant) -> RecordDict:
         description.num_train = num_samples(data.train)
         description.num_calibration = num_samples(data.calibration)
         description.num_test = num_samples(data.test)
+        description.rows, description.source = rows_of(data, alone=bool(participant.node.data_path))
     return pack(description)
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.core.storage import file_hash, write_whole
 from potara_flwr.data.labels import write_classes
+from potara_flwr.messages.reports import account, rows_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import LoraModel, load_adapter
@@ -88,7 +89,13 @@ def personalize_offline(
         f"num_{part}": num_samples(getattr(samples, part))
         for part in ("train", "calibration", "test")
     }
-    entry = {"client": samples.client, **sizes, **outcome.report.to_json()}
+    rows, source = rows_of(samples, alone=bool(data))
+    entry = {
+        "client": samples.client,
+        **sizes,
+        **({"rows": account(rows, source)} if rows else {}),
+        **outcome.report.to_json(),
+    }
     write_whole(out / "report.json", (json.dumps(entry, indent=1) + "\n").encode())
     return entry
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
+from potara_flwr.data.account import SourceRows
 from potara_flwr.data.labels import (
     UNION,
     check_countable,
@@ -36,6 +37,8 @@ from potara_flwr.data.sources import (
     keys_of,
     listed,
     load_table,
+    rows_found,
+    shared_rows,
 )
 from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
@@ -85,6 +88,8 @@ class Table:
     """What the rows are partitioned by, shape (n,)."""
     tested: np.ndarray | None
     """True where the data itself keeps a row for testing, shape (n,)."""
+    found: int
+    """Rows of the source, in all its splits."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class ClientRows:
     """Class numbers, shape (n,): places in ``classes``."""
     classes: tuple[str, ...]
     tested: Tensor | None
+    shared: SourceRows
+    """Of the source."""
 
 
 def num_sources(data: DataSettings) -> int:
@@ -218,7 +225,8 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
     source = source_of(data, client, content)
     table = load_source(source, data)
     _, member, members = own_source(data, client)
-    positions = _partition(source, data, settings.seed, members)[member]
+    shares = _partition(source, data, settings.seed, members)
+    positions = shares[member]
     at = positions.numpy()
     labels, classes = table.labels[at], table.classes
     if settings.task.head == "shared":
@@ -231,6 +239,7 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
         labels=torch.from_numpy(labels),
         classes=classes,
         tested=None if table.tested is None else torch.from_numpy(table.tested[at]),
+        shared=shared_rows(client % num_sources(data), table.found, len(table.labels), shares),
     )
 
 
@@ -270,7 +279,7 @@ def load_source(source: Source, data: DataSettings) -> Table:
     columns = [column for _, column in source.contents]
     rows = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
     warn_of_twins(classes, words[0])
-    return Table(rows, labels, classes, keys, tested)
+    return Table(rows, labels, classes, keys, tested, rows_found(parts, splits, source.where))
 
 
 def _labels(

@@ -16,12 +16,21 @@ from torch import Tensor
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
 from potara_flwr.core.seeds import derive_seed
+from potara_flwr.data.account import SourceRows
 from potara_flwr.data.benchmarks import BENCHMARKS
-from potara_flwr.data.clients import own_source
+from potara_flwr.data.clients import num_sources, own_source
 from potara_flwr.data.conversations import FORMATS, Conversation, recognised
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
-from potara_flwr.data.sources import check_columns, describe, for_testing, keys_of, load_table
+from potara_flwr.data.sources import (
+    check_columns,
+    describe,
+    for_testing,
+    keys_of,
+    load_table,
+    rows_found,
+    shared_rows,
+)
 from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
 
@@ -105,6 +114,8 @@ class Questions:
     reader: Reader
     source: str
     """The data set in words, for error messages."""
+    shared: SourceRows
+    """Of the data set."""
 
 
 def client_questions(settings: Settings, client: int) -> Questions:
@@ -133,6 +144,7 @@ def client_questions(settings: Settings, client: int) -> Questions:
             )
     position = client % len(names)
     holders = len(range(position, data.num_clients, len(names)))
+    benchmark = BENCHMARKS[names[position]]
     tables = [load_benchmark(data, names[position], split) for split in ("train", "test")]
     shares = [_share(len(table), settings.seed, client // len(names), holders) for table in tables]
     return Questions(
@@ -143,6 +155,12 @@ def client_questions(settings: Settings, client: int) -> Questions:
         torch.arange(sum(map(len, shares))) >= len(shares[0]),
         Reader(benchmark=names[position]),
         f"data set {names[position]}",
+        shared_rows(
+            position,
+            rows_found(tables, (benchmark.train, benchmark.test), f"data set {names[position]}"),
+            sum(map(len, tables)),
+            tables,
+        ),
     )
 
 
@@ -172,21 +190,23 @@ def load_benchmark(data: DataSettings, name: str, split: str) -> datasets.Datase
 def _own(settings: Settings, client: int) -> Questions:
     """Return a client's share of the user's own data."""
     data, member, members = own_source(settings.data, client)
-    rows, tested, reader = _own_rows(data)
-    at = _own_partition(data, settings.seed, members)[member]
+    rows, tested, reader, found = _own_rows(data)
+    shares = _own_partition(data, settings.seed, members)
+    at = shares[member]
     return Questions(
         rows.select(at.numpy()),
         at,
         None if tested is None else torch.from_numpy(tested[at.numpy()]),
         reader,
         describe(data.path, data.name),
+        shared_rows(client % num_sources(settings.data), found, len(rows), shares),
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None, Reader]:
-    """Load the user's own data, say which rows are for testing, where the data does, and what
-    reads them.
+def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None, Reader, int]:
+    """Load the user's own data, say which rows are for testing, where the data does, what reads
+    them, and how many there are in all splits.
     """
     if data.split_column and data.test_split:
         raise SettingsError("data.split-column and data.test-split are both given; empty one")
@@ -217,7 +237,7 @@ def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None, 
         tested = np.arange(len(rows)) >= len(tables[0])
     elif data.split_column:
         tested = for_testing(tables[0], data.split_column, describe(data.path, data.name))
-    return rows, tested, reader
+    return rows, tested, reader, rows_found(tables, splits, describe(data.path, data.name))
 
 
 def _reader(data: DataSettings, columns: list[str]) -> Reader:
@@ -246,7 +266,7 @@ def _own_partition(data: DataSettings, seed: int, members: int) -> list[Tensor]:
     """Return the positions of the rows of each of ``members`` clients; questions have no labels to
     skew.
     """
-    rows, _, _ = _own_rows(data)
+    rows, *_ = _own_rows(data)
     if data.partition_column:
         keys = keys_of([rows], data.partition_column, [describe(data.path, data.name)])
     elif data.partition in ("iid", "size-skewed", "whole"):

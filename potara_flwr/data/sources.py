@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
+from potara_flwr.data.account import SourceRows
 from potara_flwr.data.files import cache_of, files_of, literal
 from potara_flwr.data.folders import image_folder
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import datasets
 else:
     datasets = lazy("datasets")
+
+logger = logging.getLogger(__name__)
 
 AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
 """Options of a csv: only an empty cell is missing; None, NA and null are words."""
@@ -101,6 +105,53 @@ def listed(text: str) -> list[str]:
     if Path(text).expanduser().exists():
         return [text]
     return [value.strip() for value in next(csv.reader([text], skipinitialspace=True), [""])]
+
+
+def rows_found(parts: Sequence[datasets.Dataset], splits: Sequence[str], where: str) -> int:
+    """Return how many rows a source has in all its splits; those that are not used are warned of.
+
+    Parameters
+    ----------
+    parts : sequence of Dataset
+        The rows that are used.
+    splits : sequence of str
+        Which splits or slices of such they are, one for each part.
+    where : str
+        The source in words.
+
+    Raises
+    ------
+    SettingsError
+        Some rows are in two parts.
+    """
+    sizes = {name: split.num_examples for name, split in (parts[0].info.splits or {}).items()}
+    found: int = sum(sizes.values())
+    used: dict[str, np.ndarray] = {name: np.zeros(size, int) for name, size in sizes.items()}
+    for split in splits:
+        for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes):
+            used[part.splitname][part.from_ : part.to] += 1
+    common = sum(int((times > 1).sum()) for times in used.values())
+    if common:
+        raise SettingsError(
+            f"data.test-split: {where}: {' and '.join(splits)} have {common} rows in common; name "
+            "splits that are apart"
+        )
+    unused = found - sum(int(times.sum()) for times in used.values())
+    if unused:
+        logger.warning(
+            "%s: %d of its %d rows are in splits that are not used (it has %s; used is %s)",
+            where, unused, found,
+            ", ".join(f"{name}: {size}" for name, size in sizes.items()), " and ".join(splits),
+        )  # fmt: skip
+    return found
+
+
+def shared_rows(number: int, found: int, used: int, shares: Sequence[Sized]) -> SourceRows:
+    """Return the account of a source: of ``found`` rows ``used`` are in the splits that are used,
+    and partitioned into ``shares``.
+    """
+    held = sum(map(len, shares))
+    return SourceRows(number, found, found - used, max(0, used - held))
 
 
 def _holds_csv(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -25,6 +26,7 @@ from potara_flwr.core.errors import ReplyError, one_line
 from potara_flwr.merging.diagnosis import Diagnosis
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.messages.checking import ROUND, is_whole, shown, some
+from potara_flwr.tasks.base import ClientData
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -40,6 +42,42 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
+class Rows(Entry):
+    """What has become of the rows that a client holds, as :class:`HeldRows`."""
+
+    found: Count
+    train: Count
+    calibration: Count
+    test: Count
+    beyond_train_samples: Count = 0
+    beyond_test_samples: Count = 0
+    unused_splits: Count = 0
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Rows:
+        """Check that every row is used or left out."""
+        left_out = self.beyond_train_samples + self.beyond_test_samples + self.unused_splits
+        if self.found != self.train + self.calibration + self.test + left_out:
+            raise ValueError("the rows that are used and left out are not those that were found")
+        return self
+
+
+class Source(Entry):
+    """The rows of the data source that a client holds a share of, as :class:`SourceRows`."""
+
+    number: Count
+    found: Count
+    unused_splits: Count
+    no_client: Count
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Source:
+        """Check that no more rows are left out than there are."""
+        if self.unused_splits + self.no_client > self.found:
+            raise ValueError("more rows are left out than were found")
+        return self
+
+
 class Description(Entry):
     """Which client a node is, and how many samples it has, or why it cannot take part."""
 
@@ -52,6 +90,9 @@ class Description(Entry):
     num_train: Count = 0
     num_calibration: Count = 0
     num_test: Count = 0
+    rows: Rows | None = None
+    source: Source | None = None
+    """None where the data is the node's own."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Description:
@@ -67,7 +108,47 @@ class Description(Entry):
         assert self.client is not None
         name = {"name": names[self.client]} if names else {}
         sizes = self.model_dump(include={"num_train", "num_calibration", "num_test"})
-        return {"client": self.client, **name, **sizes}
+        rows = {} if self.rows is None else {"rows": account(self.rows, self.source)}
+        return {"client": self.client, **name, **sizes, **rows}
+
+
+def rows_of(data: ClientData, *, alone: bool) -> tuple[Rows | None, Source | None]:
+    """Return what has become of a client's rows, and of those of its source that nobody holds.
+
+    Parameters
+    ----------
+    alone : bool
+        The source is the client's alone, which then holds all of its rows.
+    """
+    if data.rows is None or data.source is None:
+        return None, None
+    rows, source = asdict(data.rows), asdict(data.source)
+    if not alone:
+        return Rows(**rows), Source(**source)
+    rows |= {"found": source["found"], "unused_splits": source["unused_splits"]}
+    return Rows(**rows), None
+
+
+USED = ("train", "calibration", "test")
+
+
+def account(rows: Rows, source: Source | None = None) -> dict[str, Any]:
+    """Return what has become of a client's rows, and of those of its source that nobody holds, as
+    it stands in ``results.json``: found = train + calibration + test + left out.
+    """
+    entry = {"found": rows.found, **rows.model_dump(include=set(USED))}
+    entry["left_out"] = _left_out(rows, {"found", *USED})
+    if source is not None:
+        entry["source"] = {
+            "number": source.number,
+            "found": source.found,
+            "left_out": _left_out(source, {"number", "found"}),
+        }
+    return entry
+
+
+def _left_out(entry: Entry, others: set[str]) -> dict[str, int]:
+    return {reason: rows for reason, rows in entry.model_dump(exclude=others).items() if rows}
 
 
 class Traces(Entry):

@@ -10,20 +10,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from potara_flwr.results.rows import ROWS
 from potara_flwr.server import progress
 
 _LEVEL = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR)\s*:\s*(?P<text>.*)$")
 
 
 class LiveDisplay:
-    """Draws the lines of a run's log: progress as a bar, warnings above it, the rest not at all.
+    """Draws the lines of a run's log: progress as a bar, above it warnings and what has become of
+    the rows, the rest not at all.
 
     Parameters
     ----------
     console : Console
         Where to draw.
     lines : bool, optional
-        Whether progress comes as plain lines where the console is no terminal.
+        Whether rows are said, and progress comes as plain lines where the console is no terminal.
     """
 
     def __init__(self, console: Console, *, lines: bool = True) -> None:
@@ -66,7 +68,7 @@ class LiveDisplay:
             self._step(step)
         elif level == "ERROR" and text.startswith("error: "):
             self.error = text.removeprefix("error: ")
-        elif level == "WARNING" and _matters(text):
+        elif (self.lines and text.startswith(ROWS)) or (level == "WARNING" and _matters(text)):
             self.say(text)
 
     def _step(self, step: progress.Progress) -> None:

@@ -12,6 +12,7 @@ from flwr.supercore import log
 from potara_flwr.core.errors import ReplyError
 from potara_flwr.core.version import code_version
 from potara_flwr.messages.reports import Report, unpack
+from potara_flwr.results.rows import ROWS, in_words, total_rows
 from potara_flwr.results.tracking import Tracker, final_metrics, round_metrics
 from potara_flwr.server.checkpoint import Progressed, save_checkpoint
 from potara_flwr.server.progress import Progress
@@ -20,13 +21,25 @@ from potara_flwr.server.run import FederatedRun, RunCallback
 
 
 class LogProgress(RunCallback):
-    """Logs one line after each round and for each client that is personalized."""
+    """Logs what becomes of the rows, then one line after each round and for each client that is
+    personalized.
+    """
 
     def __init__(self) -> None:
         self._training: list[float] = []
         """Of each round's seconds those that went into optimizer steps."""
         self._scores: list[tuple[float, float]] = []
         self._replies = 0
+
+    def before_rounds(self, run: FederatedRun) -> None:
+        """Log how many rows every client found, uses and leaves out, and all of them together."""
+        names = run.settings.federation.names
+        clients = [told.to_json(names) for _, told in sorted(run.descriptions.items())]
+        for client in clients:
+            if "rows" in client:
+                who = client.get("name", f"client {client['client']}")
+                log(INFO, "%s%s: %s", ROWS, who, in_words(client["rows"]))
+        log(INFO, "%sin all: %s", ROWS, in_words(total_rows(clients)))
 
     def after_round(self, run: FederatedRun, result: RoundResult) -> None:
         """Log the mean score after the round."""

@@ -20,6 +20,7 @@ from potara_flwr.messages.transport import record_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.results.folder import summarize
+from potara_flwr.results.rows import total_rows
 from potara_flwr.results.saving import save_federated
 from potara_flwr.server.checkpoint import Checkpoint
 from potara_flwr.server.gathering import gather_clients
@@ -210,6 +211,7 @@ class FederatedRun:
             **self.ledger.to_json(),
             **privacy_entry(self.settings, self.rounds, self.interruptions),
             "clients": clients,
+            "rows": total_rows(clients),
             "federated_sha256": self._save_federated(summary),
             "summary": summary,
             "seconds": self.clock.seconds,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed
+from potara_flwr.data.account import HeldRows, SourceRows
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.usage import Usage
 
@@ -41,6 +42,10 @@ class ClientData:
     """Whether the calibration samples are apart from the training samples."""
     classes: tuple[str, ...] = ()
     """By name, in the order of their numbers; empty where labels are no classes."""
+    rows: HeldRows | None = None
+    """What has become of the rows that the client holds."""
+    source: SourceRows | None = None
+    """Of the data source that it holds a share of."""
 
     @property
     def train_and_calibration(self) -> Samples:
@@ -157,8 +162,9 @@ def split_client(
     size: int,
     tested: Tensor | None = None,
     where: str = "",
-) -> dict[str, Tensor]:
-    """Split the positions 0 … size − 1 of one client into train, calibration and test.
+) -> tuple[dict[str, Tensor], HeldRows]:
+    """Split the positions 0 … size − 1 of one client into train, calibration and test; also return
+    how many there are, and are left out.
 
     Test comes first (``data.test-fraction``, or where ``tested`` says so), then the held-out
     calibration samples, then training (at most ``data.train-samples``). Calibration on
@@ -204,6 +210,7 @@ def split_client(
             f"calibration.samples, {larger_shares}"
         )
     test, calibration, train = order.tensor_split([num_test, num_test + num_calibration * held_out])
+    num_train = len(train)
     if settings.data.test_samples:
         test = test[: settings.data.test_samples]
     if settings.data.train_samples:
@@ -215,4 +222,12 @@ def split_client(
                 f"samples of {who}; lower it or raise data.train-samples"
             )
         calibration = train[:num_calibration]
-    return {"train": train, "calibration": calibration, "test": test}
+    rows = HeldRows(
+        found=size,
+        train=len(train),
+        calibration=len(calibration) * held_out,
+        test=len(test),
+        beyond_train_samples=num_train - len(train),
+        beyond_test_samples=num_test - len(test),
+    )
+    return {"train": train, "calibration": calibration, "test": test}, rows

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from potara_flwr.core.storage import write_whole
+from potara_flwr.data.account import HeldRows, SourceRows
 from potara_flwr.data.files import files_of
 from potara_flwr.data.sources import listed
 from potara_flwr.settings.fingerprint import fingerprint
@@ -73,7 +75,12 @@ def _load(place: Path, key: str) -> ClientData:
             for part, names in record["parts"].items()
         }
     return ClientData(
-        record["client"], **parts, held_out=record["held_out"], classes=tuple(record["classes"])
+        record["client"],
+        **parts,
+        held_out=record["held_out"],
+        classes=tuple(record["classes"]),
+        rows=HeldRows(**record["rows"]) if record["rows"] else None,
+        source=SourceRows(**record["source"]) if record["source"] else None,
     )
 
 
@@ -83,6 +90,7 @@ def _save(place: Path, key: str, data: ClientData) -> None:
     record = {
         "key": key, "client": data.client, "held_out": data.held_out,
         "classes": data.classes,
+        "rows": data.rows and asdict(data.rows), "source": data.source and asdict(data.source),
         "parts": {part: list(tensors) for part, tensors in samples.items()},
     }  # fmt: skip
     flat = {

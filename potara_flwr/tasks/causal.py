@@ -91,7 +91,9 @@ def load_client(
         and the client.
     """
     questions = client_questions(settings, client)
-    split = split_client(settings, client, len(questions.rows), questions.tested, questions.source)
+    split, rows = split_client(
+        settings, client, len(questions.rows), questions.tested, questions.source
+    )
     encoded = {
         part: _encode(questions, at, settings, client, instruct)[:] for part, at in split.items()
     }
@@ -116,6 +118,8 @@ def load_client(
         parts["calibration"],
         parts["test"],
         held_out=settings.calibration.source == "held-out",
+        rows=rows,
+        source=questions.shared,
     )
 
 

@@ -53,7 +53,7 @@ def client_data(
     prepare : function
         From rows, their positions in the source and their labels to the samples.
     """
-    split = split_client(settings, client, len(held.rows), held.tested, held.source.where)
+    split, rows = split_client(settings, client, len(held.rows), held.tested, held.source.where)
     parts = {
         part: prepare(held.rows.select(at.numpy()), held.positions[at], held.labels[at])
         for part, at in split.items()
@@ -63,4 +63,6 @@ def client_data(
         **parts,
         held_out=settings.calibration.source == "held-out",
         classes=held.classes,
+        rows=rows,
+        source=held.shared,
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
+from potara_flwr.data.account import SourceRows
 from potara_flwr.data.partition import partition
 from potara_flwr.models.base_models import load_image_classifier
 from potara_flwr.models.pretrained import load_config
@@ -118,10 +119,14 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
             ).contiguous(),
             "labels": labels[indices],
         }
-        split = split_client(settings, client, len(indices))
+        split, rows = split_client(settings, client, len(indices))
+        held = sum(map(len, _partition(settings.data, settings.seed)))
+        images_for_clients = len(split_images()[1])
         return ClientData(
             client,
             **{part: take(samples, at) for part, at in split.items()},
             held_out=settings.calibration.source == "held-out",
             classes=DIGITS,
+            rows=rows,
+            source=SourceRows(0, images_for_clients, 0, max(0, images_for_clients - held)),
         )

@@ -188,6 +188,8 @@ def test_all_rows_of_a_nodes_own_file_are_its_own(tiny_text, own_files, tmp_path
     own = run_in_process(settings, named_grid(settings, configs))
     clients = read_results(own)["clients"]
     assert [c["num_train"] + c["num_calibration"] + c["num_test"] for c in clients] == [30] * 3
+    assert [c["rows"]["found"] for c in clients] == [30] * 3
+    assert read_results(own)["rows"]["found"] == 90
     listed = {"data.path": ",".join(map(str, own_files)), "data.partition": "whole"}
     here = run_in_process(tiny_text(overrides | listed | {"run.results": str(tmp_path / "here")}))
     for file in sorted(here.rglob("adapter_model.safetensors")):

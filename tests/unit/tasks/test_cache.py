@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from potara_flwr.data.account import SourceRows
 from potara_flwr.tasks.cache import cached_client
 from potara_flwr.tasks.digits import Digits
 from potara_flwr.tasks.workbench import Workbench
@@ -34,6 +35,8 @@ def test_what_is_kept_is_what_was_prepared(task, tiny, tmp_path, source):
     assert task.times == 1
     assert (second.client, second.held_out) == (1, source == "held-out")
     assert second.classes == first.classes == tuple("0123456789")
+    assert second.rows == first.rows
+    assert second.source == first.source == SourceRows(0, 3000, 0, 0)
     for part in ("train", "calibration", "test"):
         one, other = getattr(first, part), getattr(second, part)
         assert list(one) == list(other)

@@ -122,7 +122,8 @@ def test_the_remedy_for_no_test_data_is_one_that_helps():
 
 
 def test_held_out_calibration_leaves_at_least_one_training_sample():
-    parts = split_client(from_flat({"calibration.samples": 5, "data.test-fraction": 0.4}), 0, 10)
+    settings = from_flat({"calibration.samples": 5, "data.test-fraction": 0.4})
+    parts, _ = split_client(settings, 0, 10)
     assert {name: len(part) for name, part in parts.items()} == {
         "test": 4, "calibration": 5, "train": 1,
     }  # fmt: skip
