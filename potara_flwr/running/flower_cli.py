@@ -159,11 +159,14 @@ def rest_of_log(
     """Show what of a log came after the run's end; return all of it.
 
     Flower's stream ends when it sees the run's status, and the processes of an app send their last
-    lines in the seconds around that.
+    lines in the seconds around that. On a busy machine one look may take longer than all of these:
+    the last one begins after them.
     """
     deadline = time.monotonic() + LAST_LINES_SECONDS
     seen = len(followed.splitlines())
-    while not display.error and time.monotonic() < deadline:
+    is_last = False
+    while not display.error and not is_last:
+        is_last = time.monotonic() > deadline
         done = subprocess.run(
             ["flwr", "log", run_id, CONNECTION, "--show"],
             env=environment, text=True, capture_output=True, check=False,

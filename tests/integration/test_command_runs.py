@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from own_processes import HANGING
 from run_words import words_of
 
 from potara_flwr.in_process import run_in_process
@@ -23,7 +24,7 @@ POTARA = [sys.executable, "-m", "potara_flwr.command"]
 
 def potara(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*POTARA, *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*POTARA, *words], cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False
     )
 
 
@@ -74,7 +75,7 @@ def test_ctrl_c_ends_a_run_with_one_line_and_130(tiny, tmp_path):
         try:
             assert any("progress: round 2/" in line for line in process.stdout)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=HANGING)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from own_processes import HANGING
 from run_words import words_of
 
 from potara_flwr.in_process import run_in_process
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 NODES = ("node-0", "node-1")
-START_SECONDS = 60
 
 
 class Containers:
@@ -51,8 +51,8 @@ class Containers:
     def task(self, *words: str, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a role that ends."""
         return subprocess.run(
-            [ROOT / "docker" / "entrypoint.sh", *words], cwd=self.folder, timeout=240, check=False,
-            env=self.environment(name, **variables), capture_output=True, text=True,
+            [ROOT / "docker" / "entrypoint.sh", *words], cwd=self.folder, timeout=HANGING,
+            env=self.environment(name, **variables), capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def start(self, *words: str, name: str, **variables: str) -> None:
@@ -64,7 +64,7 @@ class Containers:
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + HANGING
         health = [sys.executable, ROOT / "docker" / "health.py"]
         while subprocess.run(health, env=environment, capture_output=True, check=False).returncode:
             log_text = (self.folder / f"{name}.log").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from own_processes import own_processes
+from own_processes import HANGING, own_processes
 from rich.console import Console
 
 from potara_flwr.in_process import run_in_process
@@ -118,7 +118,7 @@ def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
         lines = iter(process.stdout.readline, "")
         assert any(line.startswith("connected to 127.0.0.1:") for line in lines)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANGING)
     assert (process.returncode, errors.strip()) == (130, "error: stopped by the user")
     assert own_processes() == before
     assert not (tmp_path / "run").exists()

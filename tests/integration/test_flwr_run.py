@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_processes import own_processes
+from own_processes import HANGING, own_processes
 from run_words import words_of
 
 from potara_flwr.core.errors import RunError
@@ -29,7 +29,7 @@ def run_command(
     return subprocess.run(
         [sys.executable, "-m", "potara_flwr.command", "run", "--runtime", "flwr", *place,
          *words_of(settings), *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False,
     )  # fmt: skip
 
 

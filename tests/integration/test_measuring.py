@@ -5,6 +5,7 @@ import sys
 
 import psutil
 import pytest
+from own_processes import HANGING
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +27,7 @@ def test_workers_end_with_a_program_that_is_killed(tmp_path):
         assert run.stdout is not None
         worker = psutil.Process(int(run.stdout.readline()))
         run.kill()
-    _, alive = psutil.wait_procs([worker], timeout=30)
+    _, alive = psutil.wait_procs([worker], timeout=HANGING)
     for process in alive:
         process.kill()
     assert alive == []

@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from own_processes import HANGING
 
 pytestmark = pytest.mark.integration
 
@@ -16,7 +17,7 @@ def test_the_notebook_prints_what_it_shows(tmp_path):
     nbformat.validate(shown)
     ran = NotebookClient(
         nbformat.read(NOTEBOOK, as_version=4),
-        timeout=300,
+        timeout=HANGING,
         resources={"metadata": {"path": tmp_path}},
     ).execute()
     assert len(printed(ran)) > 10

@@ -27,7 +27,13 @@ if len(calls.read_text()) > 1:
 """
 
 
-def test_last_lines_are_read_once_until_the_error_is_there(tmp_path, capsys):
+@pytest.mark.parametrize("seconds", [flower_cli.LAST_LINES_SECONDS, 0.0], ids=["idle", "busy"])
+def test_last_lines_are_read_once_until_the_error_is_there(tmp_path, capsys, monkeypatch, seconds):
+    # On a busy machine the first look is over when the time is.
+    monkeypatch.setattr(flower_cli, "LAST_LINES_SECONDS", seconds)
+    clock = iter([0.0, 0.0, 1.0])
+    monkeypatch.setattr(flower_cli.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(flower_cli.time, "sleep", lambda _: None)
     flwr = tmp_path / "flwr"
     flwr.write_text(FLWR)
     flwr.chmod(0o755)
