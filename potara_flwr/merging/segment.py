@@ -69,7 +69,10 @@ class Segment:
         for a, b in lora_pairs(self.federated):
             first = self.federated[a].shape[0]
             part = slice(0, first) if end == "federated" else slice(first, None)
-            own[a], own[b] = tensors[a][..., part, :], tensors[b][..., part]
+            # Behind any leading dimensions: (r, in, …) and (out, r, …), … the kernel's.
+            rows, columns = -self.federated[a].ndim, 1 - self.federated[b].ndim
+            own[a] = tensors[a].movedim(rows, 0)[part].movedim(0, rows)
+            own[b] = tensors[b].movedim(columns, 0)[part].movedim(0, columns)
         return own
 
 
@@ -111,8 +114,16 @@ def mean_weight(weight: Weight) -> float:
 
 
 def deltas(adapter: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
-    """Return the update ΔW = s·B·A of every layer, shape (out, in), by the name of its A."""
-    return {a: scaling * adapter[b] @ adapter[a] for a, b in lora_pairs(adapter)}
+    """Return the update ΔW = s·B·A of every layer, shape (out, in), by the name of its A.
+
+    That of a convolution is (out, in, height, width): B is one of 1 × 1 after A, as peft has it.
+    """
+    return {
+        a: (scaling * adapter[b].flatten(1) @ adapter[a].flatten(1)).unflatten(
+            1, adapter[a].shape[1:]
+        )
+        for a, b in lora_pairs(adapter)
+    }
 
 
 def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
@@ -130,15 +141,18 @@ def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
         if adapter[a].shape[0] <= rank:
             continue
         # ΔW = Q_b (R_b R_aᵀ) Q_aᵀ: the SVD of a 2r × 2r matrix is that of the whole update.
-        q_a, r_a = torch.linalg.qr(adapter[a].double().T)
-        q_b, r_b = torch.linalg.qr(adapter[b].double())
+        # A convolution's A (r, in, height, width) and B (out, r, 1, 1) as matrices.
+        q_a, r_a = torch.linalg.qr(adapter[a].double().flatten(1).T)
+        q_b, r_b = torch.linalg.qr(adapter[b].double().flatten(1))
         u, s, vh = torch.linalg.svd(r_b @ r_a.T)
         if not s.any():  # No update: with A = 0 too there would never be one.
             truncated[a], truncated[b] = adapter[a][:rank], torch.zeros_like(adapter[b][:, :rank])
             continue
         root = s[:rank].sqrt()
-        truncated[a] = (root[:, None] * (vh[:rank] @ q_a.T)).to(adapter[a].dtype)
-        truncated[b] = ((q_b @ u[:, :rank]) * root).to(adapter[b].dtype)
+        first = root[:, None] * (vh[:rank] @ q_a.T)
+        second = (q_b @ u[:, :rank]) * root
+        truncated[a] = first.reshape(rank, *adapter[a].shape[1:]).to(adapter[a].dtype)
+        truncated[b] = second.reshape(-1, rank, *adapter[b].shape[2:]).to(adapter[b].dtype)
         cut += s[rank:].square().sum().item()
         total += s.square().sum().item()
     return truncated, (cut / total) ** 0.5 if total else 0.0

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed
+from potara_flwr.models.architecture import find_head
 from potara_flwr.models.pretrained import find_model, load_config, load_tokenizer, readable
 from potara_flwr.settings.groups import ModelSettings
 from potara_flwr.settings.schema import Settings
@@ -55,8 +56,11 @@ def load_text_classifier(settings: Settings, num_classes: int) -> PreTrainedMode
     model = _load_classifier(
         AutoModelForSequenceClassification, "text-classification model", settings, num_classes
     )
-    # A decoder classifies at the last token that is no padding.
-    model.config.pad_token_id = load_tokenizer(settings.task.model).pad_token_id
+    # A decoder classifies at the last token that is no padding; one of several modalities reads
+    # the token off the part of its configuration that is for text.
+    pad = load_tokenizer(settings.task.model).pad_token_id
+    for config in (model.config, model.config.get_text_config(decoder=True)):
+        config.pad_token_id = pad
     return model
 
 
@@ -126,9 +130,18 @@ def load_pretrained(
             find_model(name), dtype=settings.model.dtype, output_loading_info=True, **options
         )
     made_anew = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    pretrained = f"{model.base_model_prefix}." if "num_labels" in options else ""
-    _check_pretrained(name, [key for key in made_anew if key.startswith(pretrained)])
+    _check_pretrained(
+        name, _in_pretrained(model, made_anew) if "num_labels" in options else made_anew
+    )
     return model
+
+
+def _in_pretrained(model: PreTrainedModel, keys: Sequence[str]) -> list[str]:
+    """Return the names of those weights that are of the pretrained part of a classifier."""
+    prefix = model.base_model_prefix
+    inside = f"{prefix}." if hasattr(model, prefix) else ""
+    head = tuple(f"{name}." for name in find_head(model))
+    return [key for key in keys if key.startswith(inside) and not key.startswith(head)]
 
 
 def _check_pretrained(name: str, made_anew: Sequence[str]) -> None:

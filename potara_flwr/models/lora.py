@@ -24,12 +24,14 @@ from torch.func import functional_call
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed, generator
 from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
-from potara_flwr.models.architecture import find_head, target_modules
+from potara_flwr.models.architecture import class_parameters, find_head, target_modules
 from potara_flwr.models.frozen import keep_statistics
 from potara_flwr.models.generation import continue_prompts
 from potara_flwr.settings.groups import LoraSettings
 
 ADAPTER_NAME = "default"
+_IN_HEAD = f".modules_to_save.{ADAPTER_NAME}"
+"""What peft puts into the name of a parameter of the head."""
 
 
 class LoraModel:
@@ -111,7 +113,9 @@ class LoraModel:
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""
-        logits: Tensor = self._outputs(adapter, samples).logits
+        outputs = self._outputs(adapter, samples)
+        # PP-LCNet's classifier calls its logits by another name.
+        logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
         return logits
 
     def hidden_states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
@@ -189,16 +193,19 @@ class LoraModel:
     def with_classes(self, num_classes: int, seed: int) -> LoraModel:
         """Return the same model, sharing its memory, whose initial head has other classes.
 
-        The head's last layer is made anew from the seed, as transformers makes one: normal weights
-        with the model's ``initializer_range``, no bias.
+        What depends on the number of classes is made anew from the seed, as transformers makes it:
+        normal weights with the model's ``initializer_range``, no bias.
         """
-        head = [name for name in self.parameters if kind_of(name) == "head"]
-        owner = self.parameters[head[-1]].rpartition(".")[0]
-        last = [name for name in head if self.parameters[name].rpartition(".")[0] == owner]
+        base: Any = self.module.get_base_model()
+        of_classes = set(class_parameters(base))
+        last = [
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.removeprefix("base_model.model.").replace(_IN_HEAD, "") in of_classes
+        ]
         if self.initial[last[0]].shape[0] == num_classes:
             return self
-        config: Any = self.module.get_base_model().config  # type: ignore[operator]
-        std = getattr(config, "initializer_range", 0.02)
+        std = getattr(base.config, "initializer_range", 0.02)
         draws = generator(seed, "task head", num_classes)
         other = copy.copy(self)
         other.initial = dict(self.initial)

@@ -98,11 +98,11 @@ def check_length(name: str, num_tokens: int, who: str) -> None:
     SettingsError
         It has positions for fewer tokens.
     """
-    config = load_config(name)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit and config.model_type in PADDING_HAS_A_POSITION:
+    config = load_config(name).get_text_config(decoder=True)
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    if limit > 0 and config.model_type in PADDING_HAS_A_POSITION:
         limit -= config.pad_token_id + 1
-    if limit and num_tokens > limit:
+    if 0 < limit < num_tokens:
         raise SettingsError(
             f"{who} has a text of {num_tokens} tokens, but task.model {name!r} takes {limit}; "
             "lower data.max-tokens"
@@ -110,8 +110,9 @@ def check_length(name: str, num_tokens: int, who: str) -> None:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to a model. It pads on the right, with the end-of-text token
-    where it has no token for padding.
+    """Load the tokenizer that belongs to a model. It pads with the end-of-text token where it has
+    no token for padding; on the right, or on the left where the model reads a text off its last
+    column (``summary_type`` of its configuration, as XLNet).
 
     Raises
     ------
@@ -120,7 +121,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     with readable(name, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(find_model(name))
-    tokenizer.padding_side = "right"
+    reads_last = getattr(load_config(name), "summary_type", None) == "last"
+    tokenizer.padding_side = "left" if reads_last else "right"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise SettingsError(

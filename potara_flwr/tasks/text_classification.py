@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
@@ -64,12 +65,23 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         return client_data(self.settings, client, held, prepare)
 
     def collate(self, samples: Samples) -> Samples:
-        """Cut the columns that are padding for every text of the batch."""
-        longest = int(samples["attention_mask"].sum(1).max())
-        return {
-            name: tensor if tensor.ndim == 1 else tensor[:, :longest]
+        """Cut the columns that are padding for every text of the batch; pad on the tokenizer's
+        side, with its token, by which a decoder finds a text's last one.
+        """
+        tokenizer, _ = tokenizer_of(self.settings.task.model)
+        mask = samples["attention_mask"]
+        longest = int(mask.sum(1).max())
+        if tokenizer.padding_side == "left":
+            order = mask.argsort(dim=1, stable=True)[:, -longest:]
+        else:
+            order = torch.arange(longest, device=mask.device).expand(len(mask), -1)
+        batch = {
+            name: tensor if tensor.ndim == 1 else tensor.gather(1, order)
             for name, tensor in samples.items()
         }
+        padding = batch["attention_mask"] == 0
+        batch["input_ids"] = batch["input_ids"].masked_fill(padding, tokenizer.pad_token_id)
+        return batch
 
 
 def max_tokens(settings: Settings) -> int:
@@ -81,7 +93,7 @@ def max_tokens(settings: Settings) -> int:
 def text_samples(
     rows: datasets.Dataset, positions: Tensor, source: Source, settings: Settings, client: int
 ) -> Samples:
-    """Tokenize texts, padded on the right to the longest.
+    """Tokenize texts, padded to the longest.
 
     Raises
     ------

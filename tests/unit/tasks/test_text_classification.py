@@ -3,13 +3,20 @@
 import pandas as pd
 import pytest
 import torch
+from architectures import write_word_tokenizer
 from tiny_models import make_tiny_bert, sentences
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    XLNetConfig,
+)
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.lora import LoraModel
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks import text_classification
-from potara_flwr.tasks.base import num_samples, take
+from potara_flwr.tasks.base import join, num_samples, take
 from potara_flwr.tasks.text_classification import TextClassification
 from potara_flwr.training.gradients import per_sample_gradients
 from potara_flwr.training.local_steps import evaluate, train
@@ -305,3 +312,64 @@ def test_test_samples_may_come_from_a_split_of_their_own(settings_of, tmp_path):
     assert sum(num_samples(client.train_and_calibration) for client in clients) == 192
     with pytest.raises(SettingsError, match="both given"):
         TextClassification(settings_of({**overrides, "data.split-column": "split"})).load_client(0)
+
+
+def decoder(folder, size):
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=64, initializer_range=0.2, num_labels=3,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+
+
+def xlnet(folder, size):
+    config = XLNetConfig(
+        vocab_size=size, d_model=16, n_layer=2, n_head=2, d_inner=24, initializer_range=0.2,
+        num_labels=3,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("make", "side"), [(decoder, "right"), (xlnet, "left")])
+def test_a_text_has_one_loss_in_any_batch_whatever_the_side_and_id_of_padding(
+    settings_of, tmp_path, make, side
+):
+    # The token for padding is none of id 0, which stands where parts of samples are joined.
+    folder = tmp_path / "model"
+    size = write_word_tokenizer(
+        folder, ("[CLS]", "[UNK]", "[PAD]"), pad_token="[PAD]", unk_token="[UNK]"
+    )
+    torch.manual_seed(0)
+    make(folder, size)
+    settings = settings_of({"task.model": str(folder)})
+    task = TextClassification(settings)
+    model = LoraModel(task.load_base_model(), settings.lora, task.head_modules, 0)
+    data = task.load_client(0)
+    columns = slice(4) if side == "right" else slice(-4, None)
+    short = {
+        name: tensor[:3, columns] if tensor.ndim > 1 else tensor[:3]
+        for name, tensor in data.calibration.items()
+    }
+    joined = task.collate(join(short, data.train))
+    with torch.no_grad():
+        together = task.losses(model(model.initial, joined), joined)
+        for index in range(8):
+            real = joined["input_ids"][index][joined["attention_mask"][index] == 1]
+            alone = {
+                "input_ids": real[None],
+                "attention_mask": torch.ones_like(real)[None],
+                "labels": joined["labels"][index : index + 1],
+            }
+            loss = task.losses(model(model.initial, alone), alone)[0]
+            torch.testing.assert_close(together[index], loss, rtol=1e-4, atol=1e-5)
+    ends = joined["attention_mask"][:, 0 if side == "left" else -1]
+    assert not ends.all()
+    assert joined["attention_mask"][:, -1 if side == "left" else 0].all()
+
+    # As plain transformers pads them.
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
+    texts = [tokenizer.decode(ids[mask == 1]) for ids, mask in zip(
+        joined["input_ids"], joined["attention_mask"], strict=True)]  # fmt: skip
+    again = tokenizer(texts, padding=True, return_tensors="pt")
+    assert torch.equal(again["input_ids"], joined["input_ids"])
+    assert torch.equal(again["attention_mask"], joined["attention_mask"])
