@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import logging
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
@@ -152,6 +153,13 @@ def shared_rows(number: int, found: int, used: int, shares: Sequence[Sized]) -> 
     """
     held = sum(map(len, shares))
     return SourceRows(number, found, found - used, max(0, used - held))
+
+
+def joined(values: Sequence[str]) -> str:
+    """Return values as :func:`listed` takes them."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
 
 
 def _holds_csv(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from potara_flwr.core.errors import RunError
+from potara_flwr.data.sources import joined, listed
 from potara_flwr.results.folder import results_folder
 from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.processes import STOP_SECONDS
@@ -96,7 +97,7 @@ def run_app(
         The submission was refused, or the run failed.
     """
     results = results_folder(settings, 0)
-    run_id = submit(settings, environment, federation_config)
+    run_id = submit(found_from_anywhere(settings), environment, federation_config)
     display.say(f"flwr run {run_id} {words}")
     log = follow(run_id, environment, display)
     status = status_of(run_id, environment)
@@ -110,6 +111,27 @@ def run_app(
         place.write_text(log)
         raise RunError(f"the run ended as {status}; its log is in {place}")
     return results
+
+
+def found_from_anywhere(settings: Settings) -> Settings:
+    """Return the settings with absolute paths in place of relative ones that lead somewhere: the
+    processes of a federation run in folders of their own.
+    """
+
+    def absolute(name: str) -> str:
+        place = Path(name).expanduser()
+        return str(place.absolute()) if name and place.exists() else name
+
+    data, task = settings.data, settings.task
+    paths = [absolute(path) for path in listed(data.path)]
+    path = paths[0] if len(paths) == 1 else joined(paths)
+    places = {"path": path, "root": absolute(data.root)}
+    return settings.model_copy(
+        update={
+            "data": data.model_copy(update=places),
+            "task": task.model_copy(update={"model": absolute(task.model)}),
+        }
+    )
 
 
 def submit(settings: Settings, environment: dict[str, str], federation_config: str = "") -> str:

@@ -10,6 +10,8 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from rich.console import Console
 
+from potara_flwr.data.sources import listed
+from potara_flwr.run_config import from_flat
 from potara_flwr.running import flower_cli
 from potara_flwr.running.display import LiveDisplay
 from potara_flwr.running.flower_cli import rest_of_log
@@ -57,6 +59,26 @@ def test_an_installed_package_makes_the_app_of_the_clone(tmp_path, monkeypatch):
     for _ in range(2):  # anew each time: the package may have changed
         made = flower_cli.app_folder(tmp_path / "home")
         assert build_fab_from_disk(made) == build_fab_from_disk(ROOT)
+
+
+def test_relative_paths_lead_to_the_same_place_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b,c.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "model").mkdir()
+
+    def found(**settings):
+        names = {f"data.{name}": value for name, value in settings.items()}
+        return flower_cli.found_from_anywhere(from_flat({"task.model": "./model"} | names))
+
+    assert found(path="a.csv").data.path == f"{tmp_path}/a.csv"
+    assert found(path="a.csv").task.model == f"{tmp_path}/model"
+    assert found(path="b,c.csv").data.path == f"{tmp_path}/b,c.csv"
+    several = found(path='a.csv,"b,c.csv",nyu-mll/glue').data.path
+    assert listed(several) == [f"{tmp_path}/a.csv", f"{tmp_path}/b,c.csv", "nyu-mll/glue"]
+    # A name of the hub, the embedded model and nothing stay what they are.
+    plain = flower_cli.found_from_anywhere(from_flat({}))
+    assert plain == from_flat({})
 
 
 def test_a_wheel_carries_what_the_app_is_made_of():
