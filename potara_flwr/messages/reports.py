@@ -227,18 +227,16 @@ class Seconds(Entry):
     """Finding the weight and merging, where there is one."""
 
 
-def _of_every_rule(numbers: dict[str, float]) -> dict[str, float]:
-    return _checked(numbers, {*RULES, "oracle"})
-
-
 def _checked(numbers: dict[str, float], names: set[str]) -> dict[str, float]:
     if difference := names ^ set(numbers):
         raise ValueError(f"{some(difference)} missing or not asked for")
     return numbers
 
 
-MERGED = ("traces", "bound", "weights", "diagnosis", "gradients", "grid")
+MERGED = ("traces", "bound", "weights", "diagnosis", "gradients")
 """What a report has where the method merges by evidence, and only there."""
+ORACLE = "oracle"
+"""The best point of the grid: what the rules are compared with, where they are."""
 
 
 class Report(Entry):
@@ -250,11 +248,13 @@ class Report(Entry):
     loss: dict[str, Loss]
     traces: Traces | None = None
     bound: Bound | None = None
-    weights: Annotated[dict[str, Number], AfterValidator(_of_every_rule)] | None = None
+    weights: dict[str, Number] | None = None
+    """λ of every rule, and of the oracle where there is a grid."""
     diagnosis: Diagnosed | None = None
     gradients: Literal["batched", "one at a time"] | None = None
     """How those of the calibration samples were computed; the values are the same."""
     grid: Grid | None = None
+    """Where merges are compared (``merge.compare``)."""
     svd_error: Number | None = None
     seconds: Seconds
 
@@ -266,7 +266,12 @@ class Report(Entry):
             _checked(dict.fromkeys(there, 0.0), set(MERGED))
             own = self.personalized.model_dump(exclude_none=True)
             _checked(own, set(Personalized.model_fields))
-        rules = {*RULES, "oracle"} if there else set()
+        compared = {ORACLE} if self.grid else set()
+        if there != set(MERGED) and self.grid:
+            raise ValueError("grid: not asked for")
+        if self.weights is not None:
+            _checked(self.weights, {*RULES, *compared})
+        rules = {*RULES, *compared} if self.grid else set()
         for name in ("accuracy", "loss"):
             scores: dict[str, float] = getattr(self, name)
             single = set(scores) & {"initial", "federated", "local"}
@@ -293,12 +298,12 @@ class Report(Entry):
         have; the grid is a list of points.
         """
         entry = self.model_dump()
-        for name in MERGED:
+        for name in (*MERGED, "grid"):
             if entry[name] is None:
                 del entry[name]
-        if self.grid is None:
+        if self.weights is None:
             del entry["svd_error"]
-        else:
+        if self.grid is not None:
             columns = entry["grid"]
             entry["grid"] = [
                 dict(zip(columns, point, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from potara_flwr.core.errors import EstimationError
 from potara_flwr.core.seeds import derive_seed
@@ -17,7 +18,7 @@ from potara_flwr.merging.diagnosis import Diagnosis, diagnose
 from potara_flwr.merging.rules import GRID, RULES, Evidence, bootstrap
 from potara_flwr.merging.segment import Segment, Weight, mean_weight, segment_between, truncate
 from potara_flwr.merging.traces import damped, diagonal_fisher, variance_traces
-from potara_flwr.messages.reports import Bound, Diagnosed, Grid, Traces
+from potara_flwr.messages.reports import ORACLE, Bound, Diagnosed, Grid, Traces
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.local_adapter import refit, train_local
 from potara_flwr.methods.outcome import Outcome, report_of
@@ -62,12 +63,21 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
     clock.lap("weight")
 
     # 5. Scores on test data, for the report only.
+    compared: dict[str, Any] = {}
+    shown = {name: mean_weight(weight) for name, weight in weights.items()}
     scores, points = score_merges(client, segment, {"personalized": chosen.weight, **weights})
-    oracle = max(range(len(GRID)), key=lambda at: (points[at].accuracy, -points[at].loss))
+    if points:
+        oracle = max(range(len(GRID)), key=lambda at: (points[at].accuracy, -points[at].loss))
+        scores[ORACLE], shown[ORACLE] = points[oracle], GRID[oracle]
+        compared["grid"] = Grid(
+            weight=list(GRID),
+            accuracy=[score.accuracy for score in points],
+            loss=[score.loss for score in points],
+        )
     traces = evidence.traces
     report = report_of(
         client,
-        scores | {"oracle": points[oracle]},
+        scores,
         weight=mean_weight(chosen.weight),
         local_training=before + after,
         weight_seconds=clock.seconds["weight"],
@@ -82,16 +92,11 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
             local=traces.bound(0.0),
             merged=traces.bound(traces.best_weight()),
         ),
-        weights={name: mean_weight(weight) for name, weight in weights.items()}
-        | {"oracle": GRID[oracle]},
+        weights=shown,
         diagnosis=Diagnosed.of(chosen.diagnosis),
         gradients="batched" if evidence.batched else "one at a time",
-        grid=Grid(
-            weight=list(GRID),
-            accuracy=[score.accuracy for score in points],
-            loss=[score.loss for score in points],
-        ),
         svd_error=svd_error,
+        **compared,
     )
     return Outcome({"": personalized, "local": local}, report)
 
@@ -170,14 +175,17 @@ def score_merges(
     client: Client, segment: Segment, weights: Mapping[str, Weight]
 ) -> tuple[dict[str, Score], list[Score]]:
     """Return the test scores of the single adapters and of the merges at some weights, and those
-    along λ (:data:`GRID`); each merge is scored once.
+    along λ (:data:`GRID`); each merge is scored once. Without ``merge.compare``, the personalized
+    one is the only merge, and there are none along λ.
     """
 
     def score_of(weight: Weight) -> Score:
         return client.score(merge(segment, weight, client.settings)[0])
 
     score_at = functools.cache(score_of)
-    points = [score_at(point) for point in GRID]
+    compares = client.settings.merge.compare
+    points = [score_at(point) for point in GRID] if compares else []
+    weights = weights if compares else {"personalized": weights["personalized"]}
     scores = {
         "initial": client.score(client.model.initial),
         "federated": score_at(1.0),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from potara_flwr.messages.reports import ORACLE
 from potara_flwr.results.drawing import (
     BLACK,
     BLUE,
@@ -32,10 +33,10 @@ from potara_flwr.results.drawing import (
     words,
 )
 from potara_flwr.results.tables import (
-    ORACLE,
     Results,
     byte_unit,
     client_name,
+    compares,
     merges,
     rule_names,
     scientific,
@@ -235,14 +236,17 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 }
 """File name → how it is drawn."""
 
-OF_MERGES = ("accuracy-along-weight", "traces-and-bound")
-"""Figures that only a method has that merges by evidence."""
+NEEDS: dict[str, Callable[[Results], bool]] = {
+    "accuracy-along-weight": compares,
+    "traces-and-bound": merges,
+}
+"""Figure → whether a run has what it shows, where not all have."""
 
 
 def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
     """Return the figures that a run has."""
     return {
-        name: draw for name, draw in FIGURES.items() if merges(results) or name not in OF_MERGES
+        name: draw for name, draw in FIGURES.items() if name not in NEEDS or NEEDS[name](results)
     }
 
 

@@ -93,7 +93,8 @@ def _check_earlier(settings: Settings, folder: Path) -> None:
 
 def summarize(clients: list[dict[str, Any]]) -> dict[str, Any]:
     """Return means over clients, plain and weighted by test samples, optimizer steps, and, where
-    there are merge rules, fallbacks, warnings and each rule's mean regret.
+    there are merge rules, fallbacks and warnings, and each rule's mean regret where they are
+    compared.
 
     Regret is what the oracle's score is better by: accuracy as a fraction, loss in its unit.
     """
@@ -109,10 +110,14 @@ def summarize(clients: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if "weights" not in clients[0]:
         return summary
-    rules = [rule for rule in clients[0]["weights"] if rule != "oracle"]
-    return summary | {
+    summary |= {
         "fallbacks": sum(bool(client["personalized"]["fallback"]) for client in clients),
         "warnings": sum(bool(client["diagnosis"]["warning"]) for client in clients),
+    }
+    if "grid" not in clients[0]:
+        return summary
+    rules = [rule for rule in clients[0]["weights"] if rule != "oracle"]
+    return summary | {
         "regret": {
             name: {
                 "accuracy": mean["accuracy"]["oracle"] - mean["accuracy"][name],

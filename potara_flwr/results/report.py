@@ -13,6 +13,7 @@ from potara_flwr.results.tables import (
     Results,
     client_columns,
     client_name,
+    compares,
     has_weight,
     merges,
     number,
@@ -54,18 +55,18 @@ TEMPLATE = """{% block body %}<p>{{ explanation }}</p>
 <thead><tr><th>Adapter</th><th>Mean<br>accuracy (%)</th>
 <th>Example-weighted<br>accuracy (%)</th><th>Mean<br>loss</th>
 {%- if weighted %}<th>Mean<br>λ</th>{% endif %}
-{%- if merges %}<th>Regret<br>(points)</th>{% endif %}</tr></thead>
+{%- if compares %}<th>Regret<br>(points)</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in summary -%}
 <tr{% if row.note == "chosen" %} class="chosen"{% elif row.name == "oracle" %} class="oracle"
 {%- endif %}><td>{{ row.label }}</td><td>{{ row.accuracy | percent }}</td>
 <td>{{ row.weighted_accuracy | percent }}</td><td>{{ row.loss | number(3) }}</td>
 {%- if weighted %}<td>{{ row.weight | number }}</td>{% endif %}
-{%- if merges %}<td>{{ row.regret | percent }}</td>{% endif %}</tr>
+{%- if compares %}<td>{{ row.regret | percent }}</td>{% endif %}</tr>
 {% endfor -%}
 </tbody></table></div>
 <p class="note">All scores are on test data.
-{% if merges %}<strong>The oracle sees the test data</strong>: it is
+{% if compares %}<strong>The oracle sees the test data</strong>: it is
 the best of the weights on a grid, chosen by test accuracy itself. No client could choose so, and
 it flatters; it is here as the yardstick. Regret is the mean accuracy that a rule loses against it.
 {% endif %}{{ communication }}</p>
@@ -142,6 +143,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         explanation=_explanation(results),
         verdict=verdict(results),
         merges=merges(results),
+        compares=compares(results),
         weighted=has_weight(results),
         summary=summary_rows(results),
         communication=_communication(results),

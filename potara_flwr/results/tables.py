@@ -11,10 +11,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from potara_flwr.messages.reports import ORACLE
+
 Results = dict[str, Any]
 """The contents of ``results.json``."""
 
-ORACLE = "oracle"
 NONE = "–"
 """What a table shows where there is no number."""
 
@@ -51,6 +52,11 @@ def merges(results: Results) -> bool:
     return bool(results["method"] == "potara")
 
 
+def compares(results: Results) -> bool:
+    """Say whether the merges of all rules, and those along λ, were scored (``merge.compare``)."""
+    return any("grid" in client for client in results["clients"])
+
+
 def single_adapters(results: Results) -> list[str]:
     """Return the single adapters that the clients score, in the order of a table."""
     scored = {name for client in results["clients"] for name in client["accuracy"]}
@@ -72,7 +78,7 @@ def rule_names(results: Results) -> list[str]:
 def summary_rows(results: Results) -> list[SummaryRow]:
     """Return the single adapters, the personalized one, every rule and the oracle: what is there.
 
-    Where there are rules, the personalized adapter is the chosen one's, and has a row of its own
+    Where rules are compared, the personalized adapter is the chosen one's, and has a row of its own
     only if some client's is not.
     """
     clients = results["clients"]
@@ -82,7 +88,7 @@ def summary_rows(results: Results) -> list[SummaryRow]:
         "local": 0.0,
         "personalized": _mean(own),
     }
-    if not merges(results):
+    if not compares(results):
         names, notes = [*single_adapters(results), "personalized"], {"personalized": "chosen"}
         return [_summary_row(results, name, notes, weights) for name in names]
     for name in [*rule_names(results), ORACLE]:
@@ -105,7 +111,7 @@ def summary_table(results: Results) -> Table:
     }
     if has_weight(results):
         columns["mean λ"] = lambda row: number(row.weight)
-    if merges(results):
+    if compares(results):
         columns["regret\n(points)"] = lambda row: percent(row.regret)
     for header in columns:
         table.add_column(header, justify="right")

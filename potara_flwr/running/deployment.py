@@ -17,7 +17,7 @@ from potara_flwr.running.flower_cli import CONNECTION, app_folder, run_app
 from potara_flwr.running.one_run import placed, show
 from potara_flwr.settings.schema import Settings
 
-SHORT = ("federation.rounds=4", "federation.fraction-evaluate=0.0")
+SHORT = ("federation.rounds=4", "federation.fraction-evaluate=0.0", "merge.compare=false")
 """What holds unless the command line says otherwise."""
 
 

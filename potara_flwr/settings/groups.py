@@ -345,6 +345,11 @@ class MergeSettings(Group):
         "factors",
         description="`factors` averages A and B apart (the paper), `delta` the update ΔW exactly",
     )
+    compare: bool = Field(
+        True,
+        description="score every rule's merge, and merges along λ, on the test samples; false "
+        "scores the initial, federated, local and personalized adapters alone",
+    )
     svd: bool = Field(
         False, description="in the `delta` space: bring rank 2r back to r by a truncated SVD"
     )

@@ -64,6 +64,20 @@ def test_a_description_travels_whole():
     assert unpack(content, Description) == description
 
 
+def test_without_a_comparison_the_rules_have_weights_and_no_scores():
+    singles = {"initial": 0.1, "federated": 0.2, "local": 0.3}
+    weights = dict.fromkeys(RULES, 0.25)
+    alone = {"grid": None, "weights": weights, "accuracy": singles, "loss": singles}
+    report = report_of(**alone)
+    assert unpack(pack(report), Report) == report
+    entry = report.to_json()
+    assert "grid" not in entry
+    assert entry["svd_error"] is None
+    for wrong in ("accuracy", "loss", "weights"):
+        with pytest.raises(ValueError, match="oracle"):
+            report_of(**alone | {wrong: alone[wrong] | {"oracle": 0.5}})
+
+
 def test_the_grid_is_a_list_of_points_in_the_results():
     points = report_of().to_json()["grid"]
     assert points[3] == {"weight": 0.3, "accuracy": 0.5, "loss": 1.0}

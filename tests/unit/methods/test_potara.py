@@ -67,6 +67,22 @@ def test_the_weight_is_that_of_half_way(tiny):
     assert long.loss["local"] != short.loss["local"]
 
 
+def test_without_a_comparison_the_merge_is_the_same(tiny):
+    compared, alone = (
+        local_training(tiny, {"merge.compare": compare})[1] for compare in (True, False)
+    )
+    for place, adapter in compared.adapters.items():
+        assert all(torch.equal(alone.adapters[place][name], at) for name, at in adapter.items())
+    with_rules, report = compared.report.to_json(), alone.report.to_json()
+    for name in ("personalized", "diagnosis", "traces", "bound"):
+        assert report[name] == with_rules[name]
+    assert with_rules["weights"].pop("oracle") is not None
+    assert report["weights"] == with_rules["weights"]
+    assert set(report["accuracy"]) == {"initial", "federated", "local"}
+    assert report["accuracy"].items() <= with_rules["accuracy"].items()
+    assert "grid" not in report
+
+
 @pytest.mark.parametrize(("steps", "share", "late"), [(300, 0.5, 150), (5, 0.5, 2), (0, 0.5, 0)])
 def test_all_local_steps_are_taken(tiny, steps, share, late):
     settings = tiny({"local.steps": steps, "local.refit-share": share})

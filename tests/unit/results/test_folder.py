@@ -51,6 +51,7 @@ def test_means_regrets_and_weights():
             "loss": {name: 1 - value for name, value in accuracy.items()},
             "personalized": {"accuracy": rule, "loss": 1 - rule, "fallback": ""},
             "diagnosis": {"warning": "" if num_test == 10 else "odd"},
+            "grid": [],
         }
 
     summary = summarize([client(10, 0.5, 0.6, 0.8), client(30, 0.9, 0.8, 0.9)])

@@ -9,6 +9,7 @@ from results_example import example_results
 from rich.console import Console
 from rich.table import Table
 
+from potara_flwr.results.figures import FIGURES, figures_of
 from potara_flwr.results.tables import (
     byte_unit,
     client_table,
@@ -171,3 +172,19 @@ def test_numbers_of_any_magnitude_are_short() -> None:
 )
 def test_byte_unit(count: float, name: str) -> None:
     assert byte_unit(count)[1] == name
+
+
+def test_what_was_not_compared_is_not_shown() -> None:
+    results = example_results(3, rules=("mine", "yours"))
+    singles = ("initial", "federated", "local")
+    for client in results["clients"]:
+        del client["grid"], client["weights"]["oracle"]
+        for metric in ("accuracy", "loss"):
+            client[metric] = {name: client[metric][name] for name in singles}
+    del results["summary"]["regret"]
+
+    assert [row.label for row in summary_rows(results)] == [*singles, "personalized (chosen)"]
+    text = printed(summary_table(results))
+    assert "regret" not in text
+    assert "λ" in text
+    assert set(figures_of(results)) == set(FIGURES) - {"accuracy-along-weight"}
