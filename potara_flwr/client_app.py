@@ -17,6 +17,7 @@ from flwr.supercore import log
 
 from potara_flwr.client.clipping import clip_update
 from potara_flwr.client.participant import Participant, encode_update
+from potara_flwr.client.preflight import preflight
 from potara_flwr.client.store import State, check_writable, personalization_key
 from potara_flwr.core.errors import (
     NodeError,
@@ -88,7 +89,9 @@ app = ClientApp()
 @app.query("describe")
 @answer
 def describe(participant: Participant) -> RecordDict:
-    """Say which client this node is and how many samples it has; runs every check of the data."""
+    """Say which client this node is and how many samples it has; run every check of the data, and
+    once, on a sample or two, what is done with them later.
+    """
     theirs = participant.message.content.config_records["config"]["code-version"]
     if theirs != code_version():
         raise SettingsError(
@@ -106,6 +109,7 @@ def describe(participant: Participant) -> RecordDict:
         description.num_calibration = num_samples(data.calibration)
         description.num_test = num_samples(data.test)
         description.rows, description.source = rows_of(data, alone=bool(participant.node.data_path))
+        preflight(participant.bench, data, participant.state_dir)
     return pack(description)
 
 

@@ -27,7 +27,8 @@ def doctor(
 
     Python, packages, GPU, disks, Flower's variables and ports, SuperLinks that
     were left running, and the model and data of the settings, which are those
-    of potara run. Each is one line: ok, warn (some runs will not go as
+    of potara run; where both are on this machine, client 0 does once what it
+    will do in a run. Each is one line: ok, warn (some runs will not go as
     expected) or fail, what was found → what to do. Nothing is downloaded. The
     exit status is 1 if anything fails.
 
@@ -84,9 +85,11 @@ def checks(words: Sequence[str], state_dir: Path | None) -> Iterator[Check]:
 
 
 def material_checks(settings: Settings) -> Iterator[Check]:
-    """Check what the settings name; loads torch."""
+    """Check what the settings name, and try it where all of it is here; loads torch."""
     from potara_flwr.command.checks import material
 
     hub = material.Hub()
-    yield material.check_model(settings, hub)
-    yield material.check_data(settings, hub)
+    found = [material.check_model(settings, hub), material.check_data(settings, hub)]
+    yield from found
+    if all(check.state == "ok" for check in found) and material.is_here(settings, hub):
+        yield material.check_preflight(settings)

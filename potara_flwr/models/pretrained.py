@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -109,6 +110,31 @@ def check_length(name: str, num_tokens: int, who: str) -> None:
         )
 
 
+def check_tokens(name: str, ids: Tensor, who: str) -> None:
+    """Check that a model has an embedding for each token of a client's texts, padding too.
+
+    Parameters
+    ----------
+    ids : Tensor
+        Of tokens, any shape.
+
+    Raises
+    ------
+    SettingsError
+        It has none for a token; names it.
+    """
+    size = getattr(load_config(name).get_text_config(), "vocab_size", None)
+    beyond = int(ids.max())
+    if size is None or beyond < size:
+        return
+    token = tokenizer_of(name)[0].convert_ids_to_tokens(beyond)
+    raise SettingsError(
+        f"{who} has the token {token!r} (number {beyond}), but task.model {name!r} has embeddings "
+        f"of {size} tokens: its tokenizer has more; call "
+        "model.resize_token_embeddings(len(tokenizer)) and save both to the folder"
+    )
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a model. It pads with the end-of-text token where it has
     no token for padding; on the right, or on the left where the model reads a text off its last
@@ -127,9 +153,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise SettingsError(
                 f"task.model is {name!r}, whose tokenizer has no token for padding and none for "
-                "the end of a text"
+                "the end of a text; set tokenizer.pad_token to one of its tokens and save it"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise SettingsError(
+            f"task.model is {name!r}, whose tokenizer pads with {tokenizer.pad_token!r}, which is "
+            "no token of its vocabulary; set tokenizer.pad_token to one that is, and save it"
+        )
     return tokenizer
 
 

@@ -36,7 +36,7 @@ def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
         for name, adapter in outcome.adapters.items():
             card = cards.get(name) or part_card(number, name, outcome.report)
             place, classes = folder / name, client.data.classes
-            _save(target / name, adapter, model, settings, place, card, classes)
+            save_with_card(target / name, adapter, model, settings, place, card, classes)
         if "" not in outcome.adapters:
             (target / "README.md").write_text(cards[""])
         for name, tensors in outcome.tensors.items():
@@ -66,7 +66,7 @@ The average of the clients' adapters after {method.rounds(settings)} federated r
 - mean test accuracy over clients: {accuracy:.4f}
 """
     with whole_folder(folder) as target:
-        _save(target, adapter, model, settings, folder, card, classes)
+        save_with_card(target, adapter, model, settings, folder, card, classes)
         sha256 = file_hash(target / ADAPTER_FILE)
         run = {"sha256": sha256, "classes": classes, "config": settings.computed()}
         (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
@@ -124,7 +124,7 @@ def part_card(client: int, name: str, report: Report) -> str:
 """
 
 
-def _save(
+def save_with_card(
     target: Path,
     adapter: Adapter,
     model: LoraModel,

@@ -27,7 +27,7 @@ from potara_flwr.data.examples import Example, Row, RowError, listing_options
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
 from potara_flwr.models.base_models import load_causal_lm
-from potara_flwr.models.pretrained import check_length, tokenizer_of
+from potara_flwr.models.pretrained import check_length, check_tokens, tokenizer_of
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import chat
 from potara_flwr.tasks.base import Batch, ClientData, Samples, Task, split_client, take
@@ -112,6 +112,9 @@ def load_client(
         )  # fmt: skip
     check_length(settings.task.model, size[0] + size[2], f"client {client}")
     parts = {part: _samples(columns, size, score) for part, columns in encoded.items()}
+    for samples in parts.values():
+        for ids in (samples["input_ids"], samples["labels_answers"]):
+            check_tokens(settings.task.model, ids, f"client {client}")
     return ClientData(
         client,
         parts["train"],

@@ -7,6 +7,8 @@ of the memory of what the model takes; a batch is scaled and normalized when it 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +129,9 @@ def image_samples(
             read_image(stored, mode, position)
             for stored, position in zip(columns[column], columns[POSITION], strict=True)
         ]
-        made = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
-        arrays = [array.astype(np.uint8) for array in made["pixel_values"]]
+        with _usable(model):
+            made = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
+            arrays = [array.astype(np.uint8) for array in made["pixel_values"]]
         return {
             "pixels": [array.tobytes() for array in arrays],
             "shape": [array.shape for array in arrays],
@@ -138,21 +141,49 @@ def image_samples(
         prepared = prepare_rows(
             rows, resized, column, mode, processor.to_json_string(), states, version
         )
-    except (UnreadableError, ValueError) as error:
+    except UnreadableError as error:
         raise SettingsError(
             f"{setting}: {source.where}, column {column!r}, of client {client}: {error}"
         ) from None
+    shapes = {tuple(shape) for shape in prepared["shape"][:]}
+    if len(shapes) > 1:
+        found = " and ".join(map(str, sorted(shapes)[:2]))
+        raise unusable(model, f"it gives images of different shapes, {found}")
     arrays = [
         np.frombuffer(stored, dtype=np.uint8).reshape(shape)
         for stored, shape in zip(prepared["pixels"][:], prepared["shape"][:], strict=True)
     ]
-    gain, offset = scale_of(processor, channels=arrays[0].shape[0])
+    with _usable(model):
+        gain, offset = scale_of(processor, channels=arrays[0].shape[0])
+        first = read_image(rows[0][column], mode, int(positions[0]))
+        whole = torch.from_numpy(processor([first], return_tensors="np")["pixel_values"][0])
+        ours = torch.from_numpy(arrays[0].copy()) * gain - offset
+        if ours.shape != whole.shape or ((ours - whole).abs() > 1.01 * gain.abs()).any():
+            raise ValueError("it does more to pixels than to scale and normalize them")
     n = len(arrays)
     return {
         "pixel_values": torch.from_numpy(np.stack(arrays)),
         "gain": gain.expand(n, -1, 1, 1),
         "offset": offset.expand(n, -1, 1, 1),
     }
+
+
+def unusable(model: str, reason: str) -> SettingsError:
+    """Return the error of an image processor that cannot prepare images for the model."""
+    return SettingsError(
+        f"task.model is {model!r}, whose image processor cannot be used: {reason}; mend its "
+        "preprocessor_config.json (size, rescale_factor, image_mean, image_std)"
+    )
+
+
+@contextmanager
+def _usable(model: str) -> Iterator[None]:
+    """Say in one line that an image processor cannot prepare images."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise unusable(model, f"{type(error).__name__}: {reason[:300]}") from error
 
 
 class UnreadableError(Exception):

@@ -12,7 +12,7 @@ from potara_flwr.data.clients import Source, client_rows
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.sources import listed
 from potara_flwr.models.base_models import load_text_classifier
-from potara_flwr.models.pretrained import check_length, tokenizer_of
+from potara_flwr.models.pretrained import check_length, check_tokens, tokenizer_of
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, by_length
 from potara_flwr.tasks.classification import Classification, client_data
@@ -42,8 +42,9 @@ class TextClassification(Classification):
         pad = tokenizer.pad_token_id
         return Usage(
             imports=("AutoTokenizer",),
-            loads=f"{tokenizer_code(name, tokenizer, tokenizer.padding_side)}\n"
-            f"base.config.pad_token_id = base.config.get_text_config().pad_token_id = {pad}",
+            loads=f"""{tokenizer_code(name, tokenizer, tokenizer.padding_side)}
+for config in (base.config, base.config.get_text_config(decoder=True)):
+    config.pad_token_id = {pad}""",
             inputs=f"`{texts}`: lists of texts, none empty.",
             runs=f"""inputs = tokenizer(
     {texts}, padding=True, truncation=True, max_length={max_tokens(self.settings)},
@@ -129,4 +130,5 @@ def text_samples(
     encoded = prepare_rows(rows, tokenized, columns, most, version)
     samples: Samples = dict(tokenizer.pad(encoded[:], padding=True, return_tensors="pt"))
     check_length(name, samples["input_ids"].shape[1], f"client {client}")
+    check_tokens(name, samples["input_ids"], f"client {client}")
     return samples

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from potara_flwr.client.preflight import preflight
 from potara_flwr.command.checks.check import Check, fail, ok
-from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.errors import PotaraError, SettingsError
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.sources import FORMATS, listed
-from potara_flwr.models.pretrained import find_model, load_config
+from potara_flwr.models.pretrained import EMBEDDED, find_model, load_config
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import num_samples
+from potara_flwr.tasks.workbench import Workbench
 
 SECONDS = 10
 """To wait for the hub."""
@@ -128,6 +131,26 @@ def check_data(settings: Settings, hub: Hub) -> Check:
         f"training, {num_samples(client.calibration)} for calibration, {num_samples(client.test)} "
         "for testing",
     )
+
+
+def check_preflight(settings: Settings) -> Check:
+    """Have client 0 do once, on a sample or two, what it will do in a run."""
+    began = time.perf_counter()
+    try:
+        bench = Workbench(settings)
+        preflight(bench, bench.client(0))
+    except PotaraError as error:
+        return fail("preflight", str(error), "see docs/guides/own-data.md, 'Preflight'")
+    seconds = time.perf_counter() - began
+    found = "one optimizer step, a gradient, a score, and an adapter written and read back"
+    return ok("preflight", f"client 0: {found}, in {seconds:.1f} s")
+
+
+def is_here(settings: Settings, hub: Hub) -> bool:
+    """Say whether model and data are on this machine."""
+    name = settings.task.model
+    model = name in EMBEDDED or Path(name).is_dir() or hub.cached("model", name)
+    return bool(model) and all(hub.cached("dataset", name) for name in hub_names(settings))
 
 
 def hub_names(settings: Settings) -> list[str]:

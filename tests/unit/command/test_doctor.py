@@ -359,7 +359,7 @@ def test_doctor_looks_at_this_machine_and_says_so_in_its_exit_status(tmp_path, c
     names = [line[6:].partition(":")[0] for line in lines]
     assert names == [
         "python", "flwr", "flower home", "results", "state-dir", "ray folder", "hub cache",
-        "flwr variables", "port", "port", "superlink", "compute", "model", "data",
+        "flwr variables", "port", "port", "superlink", "compute", "model", "data", "preflight",
     ]  # fmt: skip
     fails = sum(line.startswith("fail") for line in lines)
     assert last.endswith(f", {fails} fail")
