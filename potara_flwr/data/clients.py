@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +73,15 @@ class Source:
     def where(self) -> str:
         """The data set in words, for error messages."""
         return describe(self.path, self.name)
+
+    def beside(self, file: str | None) -> str | None:
+        """Return the path of a file that a table names: relative ones are so to the table's folder,
+        or to the folder that is the data set.
+        """
+        place = Path(self.path).expanduser()
+        if not file or "://" in file or not place.exists():
+            return file
+        return str((place if place.is_dir() else place.parent).absolute() / file)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Folders of images, used whole: a folder a class, within a folder a split where there are splits.
+"""Folders of images or of data files, used whole.
 
-`datasets` tells splits from words in the names of files and folders, and then leaves out whatever
-has none of these words: of a folder with ``train_2.png`` and ``IMG_3.png`` only the former. Here
-what stands where decides, and a folder whose images stand in other places is refused.
+Images stand in a folder a class, within a folder a split where there are splits. `datasets` tells
+splits from words in the names of files and folders, and then leaves out whatever has none of these
+words: of a folder with ``train_2.png`` and ``IMG_3.png`` only the former. Here what stands where
+decides, and a folder whose images stand in other places is refused.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
 from potara_flwr.data.files import cache_of, literal, visible_files
+from potara_flwr.data.tables import AS_WRITTEN, features_of
 
 if TYPE_CHECKING:
     import datasets
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 MUCH = 0.1
 """Share of a folder's files above which one that leaves them out is refused."""
+DATA = (".csv", ".json", ".jsonl", ".parquet")
+"""Files that hold rows."""
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 """Files that an operating system leaves in folders of images."""
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".arrow", ".tsv", ".txt", ".zip")
@@ -126,6 +130,69 @@ def image_folder(folder: Path, place: str) -> ImageFolder | None:
             if inner.is_dir() and inner.name not in tops and not inner.name.startswith("."):
                 logger.warning("%s: its folder %s holds no images", place, inner.name)
     return ImageFolder(folder / root, tuple(images), splits, bool(metadata))
+
+
+def load_folder(folder: Path, name: str, split: str, place: str) -> datasets.Dataset:
+    """Load one split, or a slice of one, of a folder that is laid out in a way that the hub knows.
+
+    Its csv and json files are checked row by row. Data files that are in no split are warned of.
+
+    Parameters
+    ----------
+    name : str
+        Configuration; empty is the only one.
+    place : str
+        The folder in words that begin an error message.
+
+    Raises
+    ------
+    SettingsError
+        Much of the data is in no split.
+    ValueError
+        There is no such configuration or split, or a file cannot be used; names it and the row.
+    """
+    given: dict[str, Any] = {"name": name or None, "cache_dir": str(cache_of(folder))}
+    builder = datasets.load_dataset_builder(str(literal(folder)), **given)
+    files = [Path(file) for files in builder.config.data_files.values() for file in files]
+    if not _has_configs(folder):
+        _check_all_in_splits(folder, files, place)
+    kind = type(builder.config).__name__
+    if kind == "CsvConfig":
+        given |= AS_WRITTEN
+    form = {"CsvConfig": "csv", "JsonConfig": "json"}.get(kind)
+    if form and type(builder.config)(**_named(builder.config)) == builder.config:
+        given["features"] = features_of(files, form)
+    return datasets.load_dataset(str(literal(folder)), split=split, **given)
+
+
+def _named(config: Any) -> dict[str, Any]:
+    """Return what a configuration has that has no options of its own."""
+    return {key: getattr(config, key) for key in ("name", "version", "data_dir", "data_files",
+                                                  "description")}  # fmt: skip
+
+
+def _check_all_in_splits(folder: Path, used: Sequence[Path], place: str) -> None:
+    """Check that the data files of a folder are in some split, by their names.
+
+    Raises
+    ------
+    SettingsError
+        More than ``MUCH`` of the data is in none.
+    """
+    size = {file: (folder / file).stat().st_size for file in visible_files(folder)
+            if file.suffix.lower() in DATA}  # fmt: skip
+    root = literal(folder).resolve()
+    known = {Path(os.path.relpath(file, root)) for file in used}
+    lost = set(size) - known
+    if not lost:
+        return
+    words = (
+        f"{place}: {len(lost)} of its {len(size)} data files are in no split, which is told by the "
+        f"words train, validation and test in names: {_first(lost)}"
+    )
+    if sum(size[file] for file in lost) > MUCH * sum(size.values()):
+        raise SettingsError(f"{words}; rename them, or name one file")
+    logger.warning("%s", words)
 
 
 def _has_configs(folder: Path) -> bool:

@@ -24,6 +24,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
+FEW = 0.1
+"""Share of words up to which labels are taken for numbers with mistakes."""
 UNION = "union"
 """``data.classes`` for all classes that any source has, by name."""
 
@@ -65,14 +67,26 @@ def check_countable(values: Sequence[str | int | float], column: str, where: str
     Raises
     ------
     SettingsError
-        A label is a number, but not a whole one from 0: it may be a measure.
+        A label is a number, but not a whole one from 0: it may be a measure. Or it is a word where
+        nearly all others are numbers.
     """
+    words = [row for row, value in enumerate(values) if not _is_number(value)]
+    if 0 < len(words) <= FEW * len(values):
+        raise SettingsError(
+            f"{_place(where, column, words[0])} has the label {str(values[words[0]])!r}, a word, "
+            f"but {len(values) - len(words)} others are numbers; mend it, or name the classes in "
+            "data.classes"
+        )
     for row, value in enumerate(values):
         if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
             raise SettingsError(
                 f"{_place(where, column, row)} is labelled {value!r}; labels must be words or "
                 "whole numbers from 0; others have to be named in data.classes"
             )
+
+
+def _is_number(value: str | float) -> bool:
+    return not isinstance(value, str) or value.strip().lstrip("-").replace(".", "", 1).isdigit()
 
 
 def classes_of(feature: Any, values: Sequence[str | int | float]) -> tuple[str, ...]:

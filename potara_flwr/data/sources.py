@@ -20,8 +20,9 @@ import numpy as np
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
 from potara_flwr.data.account import SourceRows
-from potara_flwr.data.files import cache_of, files_of, literal
-from potara_flwr.data.folders import image_folder
+from potara_flwr.data.files import literal
+from potara_flwr.data.folders import image_folder, load_folder
+from potara_flwr.data.tables import AS_WRITTEN, features_of
 
 if TYPE_CHECKING:
     import datasets
@@ -30,8 +31,6 @@ else:
 
 logger = logging.getLogger(__name__)
 
-AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
-"""Options of a csv: only an empty cell is missing; None, NA and null are words."""
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
@@ -72,30 +71,31 @@ def load_table(
     datasets.disable_progress_bars()
     try:
         if place.is_file():
-            form = FORMATS[suffix]
-            table = datasets.load_dataset(
-                form,
-                data_files=str(literal(place)),
-                split=split,
-                **(AS_WRITTEN if form == "csv" else {}),
-            )
-        elif place.is_dir():
-            if (images := image_folder(place, f"{setting}: {where}")) is not None:
-                return images.load(split, f"{setting}: {where}")
-            table = datasets.load_dataset(
-                str(literal(place)),
-                name or None,
-                split=split,
-                cache_dir=str(cache_of(place)),
-                **(AS_WRITTEN if _holds_csv(place) else {}),
-            )
-        else:
-            table = datasets.load_dataset(
-                path, name or None, split=split, revision=revision or None
-            )
+            return load_file(literal(place), FORMATS[suffix], split)
+        if place.is_dir():
+            words = f"{setting}: {where}"
+            if (images := image_folder(place, words)) is not None:
+                return images.load(split, words)
+            return load_folder(place, name, split, words)
+        return datasets.load_dataset(path, name or None, split=split, revision=revision or None)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         raise SettingsError(f"{setting}: {where} cannot be read: {_reason(error)}") from None
-    return table
+
+
+def load_file(file: Path, form: str, split: str) -> datasets.Dataset:
+    """Load a data file, checked row by row.
+
+    Raises
+    ------
+    ValueError
+        It cannot be used; names the row.
+    """
+    options = {}
+    if form in ("csv", "json"):
+        options["features"] = features_of([file], form)
+    if form == "csv":
+        options |= AS_WRITTEN
+    return datasets.load_dataset(form, data_files=str(file), split=split, **options)
 
 
 def listed(text: str) -> list[str]:
@@ -160,11 +160,6 @@ def joined(values: Sequence[str]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
-
-
-def _holds_csv(folder: Path) -> bool:
-    """Say whether a folder holds csv files and nothing else, such as a README with `configs`."""
-    return {file.suffix.lower() for file in files_of(folder)} == {".csv"}
 
 
 def describe(path: str, name: str = "", split: str = "") -> str:

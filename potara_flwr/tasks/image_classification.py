@@ -43,6 +43,8 @@ TOLD = (
 
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""
+AS_NAMED = "path as the table names it"
+"""Column that takes the place of the paths of images."""
 
 
 class ImageClassification(Classification):
@@ -117,7 +119,10 @@ def image_samples(
     states: list[tuple[int, int] | None] = []
     version = inspect.getsource(pixels)
     if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):
-        states = [_state(name) for name in rows[column]]
+        paths = [source.beside(name) for name in rows[column]]
+        states = [_state(name) for name in paths]
+        if paths != rows[column][:]:
+            rows = rows.rename_column(column, AS_NAMED).add_column(column, paths)
         rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
     if not isinstance(rows.features[column], datasets.Image):
         raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")

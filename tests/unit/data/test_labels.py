@@ -103,3 +103,16 @@ def test_twins_are_warned_of_by_name(caplog):
 
 def test_codes_are_whole_numbers():
     assert encode(["a"], ("a", "b"), "label", "x").dtype == np.int64
+
+
+def test_a_word_among_numbers_is_a_mistake_unless_it_is_named():
+    values = [str(number % 2) for number in range(30)]
+    values[20] = "unsure"
+    with pytest.raises(SettingsError) as error:
+        check_countable(values, "label", "rows.csv")
+    assert str(error.value) == (
+        "data.label-column: rows.csv, column 'label': row 20 has the label 'unsure', a word, but "
+        "29 others are numbers; mend it, or name the classes in data.classes"
+    )
+    check_countable(["1", "2", "other"] * 4, "label", "rows.csv")
+    assert codes(values, "0,1,unsure")[20] == 2

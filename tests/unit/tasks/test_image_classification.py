@@ -109,14 +109,18 @@ def test_images_behind_a_table_of_paths_are_read_again_when_they_change(settings
         ImageClassification(settings).load_client(0)
 
 
-def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(settings_of, tmp_path):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_folder_per_class_and_a_table_of_paths_give_the_same_images(
+    settings_of, tmp_path, relative
+):
     rows = []
     for label, name in enumerate(("cat", "dog")):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(20):
             file = tmp_path / "images" / name / f"{index:02}.png"
             Image.fromarray(np.full((20, 20), 10 * label + index, dtype=np.uint8)).save(file)
-            rows.append({"file": str(file), "animal": name})
+            path = file.relative_to(tmp_path) if relative else file
+            rows.append({"file": str(path), "animal": name})
     pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
     one, two = (
         ImageClassification(
