@@ -32,15 +32,11 @@ from potara_flwr.data.labels import (
 )
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import (
-    check_columns,
     describe,
-    for_testing,
-    keys_of,
     listed,
-    load_table,
-    rows_found,
     shared_rows,
 )
+from potara_flwr.data.splits import Splits, load_splits
 from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
 
@@ -61,18 +57,15 @@ OF_A_SOURCE = (
 class Source:
     """One data set, and the columns that the settings name in it."""
 
-    path: str
-    name: str
-    train_split: str
-    test_split: str
-    label_column: str
+    settings: DataSettings
+    """Those of the source alone."""
     contents: tuple[tuple[str, str], ...]
     """Setting → column of what is classified: an image, or one or two texts."""
 
     @property
     def where(self) -> str:
         """The data set in words, for error messages."""
-        return describe(self.path, self.name)
+        return describe(self.settings.path, self.settings.name)
 
     def beside(self, file: str | None) -> str | None:
         """Return the path of a file that a table names: relative ones are so to the table's folder,
@@ -175,14 +168,7 @@ def source_of(data: DataSettings, client: int, content: str) -> Source:
         raise SettingsError(
             f"{setting} is {'+'.join(columns)!r}; name one column, or two different ones"
         )
-    return Source(
-        path=own.path,
-        name=own.name,
-        train_split=own.train_split,
-        test_split=own.test_split,
-        label_column=own.label_column,
-        contents=tuple((setting, column) for column in columns),
-    )
+    return Source(own, tuple((setting, column) for column in columns))
 
 
 @functools.lru_cache(maxsize=8)
@@ -200,7 +186,7 @@ def shared_classes(settings: Settings, content: str) -> tuple[str, ...]:
     sources = [source_of(data, number, content) for number in range(num_sources(data))]
     if settings.task.head == "local":
         sources = sources[:1]
-    lists = {source.where: load_source(source, data).classes for source in sources}
+    lists = {source.where: load_source(source).classes for source in sources}
     union = unite(lists.values())
     if data.classes.strip() == UNION:
         return union if any(_by_name(one) != one for one in lists.values()) else _by_name(union)
@@ -233,9 +219,9 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
     """
     data = settings.data
     source = source_of(data, client, content)
-    table = load_source(source, data)
+    table = load_source(source)
     _, member, members = own_source(data, client)
-    shares = _partition(source, data, settings.seed, members)
+    shares = _partition(source, settings.seed, members)
     positions = shares[member]
     at = positions.numpy()
     labels, classes = table.labels[at], table.classes
@@ -254,7 +240,7 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
 
 
 @functools.lru_cache(maxsize=16)
-def load_source(source: Source, data: DataSettings) -> Table:
+def load_source(source: Source) -> Table:
     """Load a source with its labels as class numbers.
 
     Raises
@@ -262,46 +248,24 @@ def load_source(source: Source, data: DataSettings) -> Table:
     SettingsError
         It cannot be read, lacks a column, or has a label that cannot be used.
     """
-    if data.split_column and source.test_split:
-        raise SettingsError("data.split-column and data.test-split are both given; empty one")
+    data = source.settings
     if data.partition == "natural" and not data.partition_column:
         raise SettingsError("data.partition is natural, which needs data.partition-column")
-    splits = [split for split in (source.train_split, source.test_split) if split]
-    parts = [load_table(source.path, source.name, split) for split in splits]
-    words = [describe(source.path, source.name, split) for split in splits]
-    for part, where in zip(parts, words, strict=True):
-        for setting, column in (
-            *source.contents,
-            ("data.label-column", source.label_column),
-            ("data.split-column", data.split_column),
-            ("data.partition-column", data.partition_column),
-        ):
-            check_columns(part, {setting: column}, where)
-    tested = None
-    if source.test_split:
-        tested = np.arange(sum(map(len, parts))) >= len(parts[0])
-    elif data.split_column:
-        tested = for_testing(parts[0], data.split_column, words[0])
-    labels, classes = _labels(parts, words, source.label_column, tested, data.classes)
-    keys = labels
-    if data.partition_column:
-        keys = keys_of(parts, data.partition_column, words)
-    columns = [column for _, column in source.contents]
-    rows = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
-    warn_of_twins(classes, words[0])
-    return Table(rows, labels, classes, keys, tested, rows_found(parts, splits, source.where))
+    splits = load_splits(data)
+    for setting, column in (*source.contents, ("data.label-column", data.label_column)):
+        splits.check({setting: column})
+    labels, classes = _labels(splits, data.label_column, data.classes)
+    rows = splits.rows([column for _, column in source.contents])
+    warn_of_twins(classes, splits.wheres[0])
+    keys = labels if splits.keys is None else splits.keys
+    return Table(rows, labels, classes, keys, splits.tested, splits.found)
 
 
-def _labels(
-    parts: list[datasets.Dataset],
-    words: list[str],
-    column: str,
-    tested: np.ndarray | None,
-    named: str,
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the class numbers of all parts, and the classes: the ``named`` ones, or those of the
+def _labels(splits: Splits, column: str, named: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the class numbers of all rows, and the classes: the ``named`` ones, or those of the
     training samples.
     """
+    parts, words, tested = splits.tables, splits.wheres, splits.tested
     values = [label_values(part, column, where) for part, where in zip(parts, words, strict=True)]
     if classes := read_classes(named):
         codes = [
@@ -329,5 +293,5 @@ def _labels(
 
 
 @functools.lru_cache(maxsize=16)
-def _partition(source: Source, data: DataSettings, seed: int, members: int) -> list[Tensor]:
-    return partition(data, seed, load_source(source, data).keys, members)
+def _partition(source: Source, seed: int, members: int) -> list[Tensor]:
+    return partition(source.settings, seed, load_source(source).keys, members)

@@ -25,12 +25,11 @@ from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import (
     check_columns,
     describe,
-    for_testing,
-    keys_of,
     load_table,
     rows_found,
     shared_rows,
 )
+from potara_flwr.data.splits import Splits, load_splits
 from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
 
@@ -190,7 +189,8 @@ def load_benchmark(data: DataSettings, name: str, split: str) -> datasets.Datase
 def _own(settings: Settings, client: int) -> Questions:
     """Return a client's share of the user's own data."""
     data, member, members = own_source(settings.data, client)
-    rows, tested, reader, found = _own_rows(data)
+    rows, splits, reader = _own_rows(data)
+    tested = splits.tested
     shares = _own_partition(data, settings.seed, members)
     at = shares[member]
     return Questions(
@@ -199,45 +199,28 @@ def _own(settings: Settings, client: int) -> Questions:
         None if tested is None else torch.from_numpy(tested[at.numpy()]),
         reader,
         describe(data.path, data.name),
-        shared_rows(client % num_sources(settings.data), found, len(rows), shares),
+        shared_rows(client % num_sources(settings.data), splits.found, len(rows), shares),
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, np.ndarray | None, Reader, int]:
-    """Load the user's own data, say which rows are for testing, where the data does, what reads
-    them, and how many there are in all splits.
-    """
-    if data.split_column and data.test_split:
-        raise SettingsError("data.split-column and data.test-split are both given; empty one")
-    splits = [split for split in (data.train_split, data.test_split) if split]
-    tables = [load_table(data.path, data.name, split) for split in splits]
-    reader = _reader(data, tables[0].column_names)
-    columns = {
-        "data.split-column": data.split_column,
-        "data.partition-column": data.partition_column,
-    }
+def _own_rows(data: DataSettings) -> tuple[datasets.Dataset, Splits, Reader]:
+    """Load the user's own data: the columns that are read, the splits, and what reads a row."""
+    splits = load_splits(data)
+    there = splits.tables[0].column_names
+    reader = _reader(data, there)
     if not reader.format:
-        columns = {
-            "data.prompt-column": data.prompt_column,
-            "data.answer-column": data.answer_column,
-            "data.options-column": data.options_column,
-        } | columns
-    for table, split in zip(tables, splits, strict=True):
-        check_columns(table, columns, describe(data.path, data.name, split))
-    named = [column for column in columns.values() if column]
-    read = [column for column in reader.columns if column in tables[0].column_names]
-    named = list(dict.fromkeys(read + named))
-    for table, split in zip(tables[1:], splits[1:], strict=True):
-        missing = {f"{splits[0]} has": column for column in named}
-        check_columns(table, missing, describe(data.path, data.name, split))
-    rows = datasets.concatenate_datasets([table.select_columns(named) for table in tables])
-    tested = None
-    if data.test_split:
-        tested = np.arange(len(rows)) >= len(tables[0])
-    elif data.split_column:
-        tested = for_testing(tables[0], data.split_column, describe(data.path, data.name))
-    return rows, tested, reader, rows_found(tables, splits, describe(data.path, data.name))
+        splits.check(
+            {
+                "data.prompt-column": data.prompt_column,
+                "data.answer-column": data.answer_column,
+                "data.options-column": data.options_column,
+            }
+        )
+    columns = [column for column in dict.fromkeys(reader.columns) if column in there]
+    for column in columns:
+        splits.check({f"{splits.wheres[0]} has a column that all splits need, which": column})
+    return splits.rows(columns), splits, reader
 
 
 def _reader(data: DataSettings, columns: list[str]) -> Reader:
@@ -266,9 +249,9 @@ def _own_partition(data: DataSettings, seed: int, members: int) -> list[Tensor]:
     """Return the positions of the rows of each of ``members`` clients; questions have no labels to
     skew.
     """
-    rows, *_ = _own_rows(data)
-    if data.partition_column:
-        keys = keys_of([rows], data.partition_column, [describe(data.path, data.name)])
+    rows, splits, _ = _own_rows(data)
+    if splits.keys is not None:
+        keys = splits.keys
     elif data.partition in ("iid", "size-skewed", "whole"):
         keys = np.zeros(len(rows), dtype=np.int64)
     else:
