@@ -71,7 +71,7 @@ class Source:
         """Return the path of a file that a table names: relative ones are so to the table's folder,
         or to the folder that is the data set.
         """
-        place = Path(self.path).expanduser()
+        place = Path(self.settings.path).expanduser()
         if not file or "://" in file or not place.exists():
             return file
         return str((place if place.is_dir() else place.parent).absolute() / file)
