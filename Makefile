@@ -13,7 +13,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run deploy test unit slow style quality bench faults results methods clean
+.PHONY: help run deploy test unit slow style quality bench faults results methods zoo clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -67,6 +67,9 @@ results: $(INSTALLED)  ## docs/research/merge-quality.md and the README table fr
 
 methods: $(INSTALLED)  ## docs/research/results.md from stored runs of all methods; what lacks is run (hours)
 	@$(BIN)/python -m simulations.method_quality
+
+zoo: $(INSTALLED)  ## docs/reference/models.md from stored walks of every architecture; what lacks is walked (hours)
+	@$(BIN)/python -m simulations.zoo
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -8,10 +8,12 @@ any rank run on the same model, and nothing of one client is left for the next.
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +32,11 @@ from potara_flwr.models.generation import continue_prompts
 from potara_flwr.settings.groups import LoraSettings
 
 ADAPTER_NAME = "default"
+POSITIONS, KEPT = OPTIONAL = ("position_ids", "logits_to_keep")
+"""Model inputs that a language model may do without: positions, where its scores do not depend on
+padding before a text (:func:`~potara_flwr.models.base_models.load_causal_lm`), and for how many of
+the last columns it makes logits, which are cut afterwards.
+"""
 _IN_HEAD = f".modules_to_save.{ADAPTER_NAME}"
 """What peft puts into the name of a parameter of the head."""
 
@@ -65,6 +72,7 @@ class LoraModel:
         seed: int,
         device: torch.device | None = None,
     ) -> None:
+        self._taken = frozenset(inspect.signature(base.forward).parameters)
         if head_modules is None:
             head_modules = find_head(base)
         self.dtype = next(at.dtype for at in base.parameters() if at.is_floating_point())
@@ -100,6 +108,14 @@ class LoraModel:
             name: stored[name].detach().cpu().clone() for name in self.parameters
         }
         """The initial adapter, the same on every client and the server."""
+        self.buffers: Adapter = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in stored.items()
+            if name not in self.parameters
+        }
+        """What a head has besides, such as batch norm's statistics: never changed or sent, but part
+        of what peft loads.
+        """
         self._devices = {
             name: self.module.get_parameter(parameter).device
             for name, parameter in self.parameters.items()
@@ -116,6 +132,8 @@ class LoraModel:
         outputs = self._outputs(adapter, samples)
         # PP-LCNet's classifier calls its logits by another name.
         logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
+        if KEPT in samples and KEPT not in self._taken:
+            logits = logits[:, -int(samples[KEPT]) :]
         return logits
 
     def hidden_states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
@@ -133,7 +151,7 @@ class LoraModel:
         inputs = {
             name: self._input(tensor)
             for name, tensor in samples.items()
-            if not name.startswith("labels")
+            if not name.startswith("labels") and (name in self._taken or name not in OPTIONAL)
         }
         # No parameter of an adapter is tied; looking for ties would cost 7 % of a training step.
         return functional_call(self.module, tensors, kwargs=inputs | options, tie_weights=False)
@@ -244,8 +262,15 @@ class LoraModel:
         return float(self.config.lora_alpha) / self.config.r
 
 
-def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model: str) -> None:
-    """Write an adapter as a folder that ``PeftModel.from_pretrained`` loads.
+def save_adapter(
+    folder: Path,
+    adapter: Adapter,
+    config: LoraConfig,
+    base_model: str,
+    buffers: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write an adapter, and the buffers of its head, as a folder that
+    ``PeftModel.from_pretrained`` loads.
 
     The rank is read off the tensors, and alpha follows it so that the scaling stays the same: an
     exact merge has twice the rank of its parts (peft's checkpoint format,
@@ -260,17 +285,19 @@ def save_adapter(folder: Path, adapter: Adapter, config: LoraConfig, base_model:
         # Sets have no order of their own; a sorted list gives the same file every time.
         "target_modules": sorted(config.target_modules or []),
     }
-    if all(kind_of(name) != "head" for name in adapter):
+    with_head = any(kind_of(name) == "head" for name in adapter)
+    if not with_head:
         written["modules_to_save"] = None
     folder.mkdir(parents=True, exist_ok=True)
     LoraConfig(**written).save_pretrained(str(folder))
-    tensors = {name: tensor.detach().contiguous() for name, tensor in adapter.items()}
+    whole = {**adapter, **buffers} if with_head else adapter
+    tensors = {name: tensor.detach().contiguous() for name, tensor in whole.items()}
     # Not save_file, whose files only their owner can read, whatever the umask says.
     (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def load_adapter(folder: Path) -> Adapter:
-    """Read the tensors of an adapter folder."""
+    """Read the tensors of an adapter folder, those of a head's buffers too."""
     return load_file(folder / "adapter_model.safetensors")
 
 

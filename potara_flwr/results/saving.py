@@ -140,7 +140,8 @@ def save_with_card(
         text = json.dumps({"id2label": dict(enumerate(classes))}, indent=1, ensure_ascii=False)
         target.mkdir(parents=True, exist_ok=True)
         (target / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
-    save_adapter(target, adapter, model.config, find_model(settings.task.model))
+    base = find_model(settings.task.model)
+    save_adapter(target, adapter, model.config, base, model.buffers)
     task = TASKS[settings.task.name](settings)
     code = code_section(adapter, model, task, classes, str(folder))
     text = f"---\nlibrary_name: peft\ntags: [lora, federated-learning]\n---\n{card}\n{code}"

@@ -13,6 +13,8 @@ from transformers import (
     DeepseekV3ForSequenceClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    LevitConfig,
+    LevitForImageClassification,
     PerceiverConfig,
     PerceiverForImageClassificationLearned,
     PoolFormerConfig,
@@ -157,6 +159,32 @@ def test_grouped_convolutions_get_no_adapter():
         for name, module in modules.items()
         if isinstance(module, nn.Conv2d) and module.groups == 1
     }
+
+
+def test_statistics_of_a_head_are_saved_with_it(tmp_path):
+    config = LevitConfig(
+        image_size=32, hidden_sizes=[16, 16, 16], num_attention_heads=[2, 2, 2], depths=[1, 1, 1],
+        key_dim=[4, 4, 4], patch_size=16, num_labels=3,
+        down_ops=[["Subsample", 4, 4, 2, 2, 2], ["Subsample", 4, 4, 2, 2, 2]],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    base = LevitForImageClassification(config).eval()
+    base.classifier.batch_norm.running_mean.normal_()
+    base.save_pretrained(tmp_path / "base")
+    model = LoraModel(base, LoraSettings(rank=2), None, seed=0)
+    adapter = random_adapter(model, 0)
+    save_adapter(tmp_path / "one", adapter, model.config, str(tmp_path / "base"), model.buffers)
+    plain = LevitForImageClassification.from_pretrained(tmp_path / "base")
+    plain.classifier.batch_norm.reset_running_stats()
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path / "one")).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(pixel_values=images).logits, model(adapter, {"pixel_values": images})
+        )
+    assert {name.rpartition(".")[2] for name in model.buffers} == {
+        "running_mean", "running_var", "num_batches_tracked",
+    }  # fmt: skip
 
 
 def random_adapter(model, seed):

@@ -7,9 +7,15 @@ from tiny_llama import make_tiny_llama
 from tokenizers import Tokenizer, models, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
+    BartForCausalLM,
     BloomConfig,
     BloomForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 
 from potara_flwr.core.errors import SettingsError
@@ -354,12 +360,64 @@ def test_log_probabilities_do_not_depend_on_the_batch(places):
             )
 
 
-def test_a_model_that_takes_no_positions_is_refused(places, tmp_path):
-    BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=1)).save_pretrained(
-        tmp_path
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (BloomForCausalLM, BloomConfig(vocab_size=320, hidden_size=16, n_layer=2, n_head=2)),
+        (MambaForCausalLM, MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2)),
+    ],
+    ids=["bloom", "mamba"],
+)
+def test_models_without_positions_give_the_losses_of_rows_without_padding(
+    places, tmp_path, make, config
+):
+    folder = make_tiny_llama(tmp_path / "model")  # for its tokenizer
+    config.initializer_range = 0.2
+    torch.manual_seed(0)
+    make(config).save_pretrained(folder)
+    bench = bench_of({**places, "task.model": str(folder)}, "instruction")
+    samples = bench.client(0).calibration
+    batch = bench.task.collate(samples)
+    adapter = trained(bench)
+    together = bench.task.losses(bench.model(adapter, batch), batch)
+    for row in range(num_samples(samples)):
+        one = bench.task.collate(take(samples, slice(row, row + 1)))
+        loss = bench.task.losses(bench.model(adapter, one), one)
+        torch.testing.assert_close(loss[0], together[row], rtol=1e-4, atol=1e-5)
+    gradients = per_sample_gradients(bench.model, bench.task, adapter, samples)
+    assert all(gradient.isfinite().all() for gradient in gradients.gradients.values())
+    assert evaluate(bench.model, bench.task, adapter, samples).loss == pytest.approx(
+        together.mean().item(), rel=1e-4
     )
-    with pytest.raises(SettingsError, match="a BloomForCausalLM, which takes no position_ids"):
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "why"),
+    [
+        (
+            BartForCausalLM,
+            BartConfig(vocab_size=8, d_model=8, decoder_layers=1, decoder_attention_heads=1,
+                       decoder_ffn_dim=8, is_decoder=True, init_std=0.2),
+            "a BartForCausalLM, which takes no position_ids and scores a text otherwise behind",
+        ),
+        (
+            XLNetLMHeadModel,
+            XLNetConfig(vocab_size=8, d_model=8, n_layer=2, n_head=1, d_inner=8,
+                        initializer_range=0.2),
+            "a XLNetLMHeadModel, in which a token sees those after it",
+        ),
+    ],
+    ids=["bart", "xlnet"],
+)  # fmt: skip
+def test_a_model_without_positions_that_padding_changes_is_refused(tmp_path, make, config, why):
+    torch.manual_seed(0)
+    make(config).save_pretrained(tmp_path)
+    with pytest.raises(SettingsError, match=why) as error:
         load_causal_lm(from_flat({"task.model": str(tmp_path)}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_language_model_that_is_not_there_is_refused():
     with pytest.raises(SettingsError, match="not a readable model"):
         load_causal_lm(from_flat({"task.model": "no/such"}))
 

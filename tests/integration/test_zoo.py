@@ -1,0 +1,37 @@
+"""A sample of the zoo: architectures of every kind through a run, loaded by plain peft after it."""
+
+import datasets
+import pytest
+
+from simulations.zoo.journey import walk
+
+SAMPLE = {
+    # kind, model type, class → how per-sample gradients are computed
+    ("image", "clip", "CLIPForImageClassification"): "batched",
+    ("image", "swin", "SwinForImageClassification"): "batched",
+    ("image", "resnet", "ResNetForImageClassification"): "batched",
+    ("image", "levit", "LevitForImageClassificationWithTeacher"): "batched",
+    ("image", "pp_lcnet", "PPLCNetForImageClassification"): "batched",
+    ("text", "xlnet", "XLNetForSequenceClassification"): "one at a time",
+    ("text", "modernbert", "ModernBertForSequenceClassification"): "batched",
+    ("text", "fnet", "FNetForSequenceClassification"): "batched",
+    ("text", "bart", "BartForSequenceClassification"): "batched",
+    ("causal", "gpt2", "GPT2LMHeadModel"): "batched",
+    ("causal", "bloom", "BloomForCausalLM"): "batched",
+    ("causal", "mamba", "MambaForCausalLM"): "batched",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("kind", "model_type", "class_name"), SAMPLE, ids=lambda name: name)
+def test_an_architecture_works(kind, model_type, class_name, tmp_path):
+    journey = walk(kind, model_type, class_name, tmp_path / class_name)
+    assert (journey.outcome, journey.words) == ("works", "")
+    assert journey.gradients == SAMPLE[kind, model_type, class_name]
