@@ -82,8 +82,6 @@ def personalize_offline(
         samples = _load_data(bench, client, data)
         method = METHODS[settings.method]
         this = method.client(bench, samples)
-        for name in this.model.buffers:
-            adapter.pop(name, None)
         _check_fits(adapter, this.model, folder)
         outcome = method.personalize(this, this.model.initial | adapter)
     save_client(out, this, outcome)

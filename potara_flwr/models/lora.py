@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +20,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -37,6 +39,8 @@ POSITIONS, KEPT = OPTIONAL = ("position_ids", "logits_to_keep")
 padding before a text (:func:`~potara_flwr.models.base_models.load_causal_lm`), and for how many of
 the last columns it makes logits, which are cut afterwards.
 """
+BUFFERS = "buffers"
+"""Of the metadata of an adapter's file: names of tensors that are none of the adapter."""
 _IN_HEAD = f".modules_to_save.{ADAPTER_NAME}"
 """What peft puts into the name of a parameter of the head."""
 
@@ -293,12 +297,18 @@ def save_adapter(
     whole = {**adapter, **buffers} if with_head else adapter
     tensors = {name: tensor.detach().contiguous() for name, tensor in whole.items()}
     # Not save_file, whose files only their owner can read, whatever the umask says.
-    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    metadata = {"format": "pt"} | (
+        {BUFFERS: json.dumps([*buffers])} if with_head and buffers else {}
+    )
+    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata))
 
 
 def load_adapter(folder: Path) -> Adapter:
-    """Read the tensors of an adapter folder, those of a head's buffers too."""
-    return load_file(folder / "adapter_model.safetensors")
+    """Read the tensors of an adapter folder, without the buffers of its head."""
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        buffers = json.loads((file.metadata() or {}).get(BUFFERS, "[]"))
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names if name not in buffers}
 
 
 def device_of(module: nn.Module) -> torch.device:

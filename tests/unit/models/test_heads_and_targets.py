@@ -30,7 +30,7 @@ from transformers import (
 from potara_flwr.merging.segment import deltas, segment_between, truncate
 from potara_flwr.models.adapter import kind_of, lora_pairs
 from potara_flwr.models.architecture import class_parameters, find_head, target_modules
-from potara_flwr.models.lora import LoraModel, save_adapter
+from potara_flwr.models.lora import LoraModel, load_adapter, save_adapter
 from potara_flwr.settings.groups import LoraSettings
 
 SMALL = {
@@ -182,6 +182,7 @@ def test_statistics_of_a_head_are_saved_with_it(tmp_path):
         torch.testing.assert_close(
             loaded(pixel_values=images).logits, model(adapter, {"pixel_values": images})
         )
+    assert load_adapter(tmp_path / "one").keys() == adapter.keys()
     assert {name.rpartition(".")[2] for name in model.buffers} == {
         "running_mean", "running_var", "num_batches_tracked",
     }  # fmt: skip
