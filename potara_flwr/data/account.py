@@ -34,3 +34,5 @@ class HeldRows:
     """Left out by ``data.test-samples``."""
     unused_splits: int = 0
     """In splits that no setting names, of data that is the client's alone."""
+    cut: int = 0
+    """Of those that are used: of which some text is left out, mostly by ``data.max-tokens``."""

@@ -52,10 +52,13 @@ class Rows(Entry):
     beyond_train_samples: Count = 0
     beyond_test_samples: Count = 0
     unused_splits: Count = 0
+    cut: Count = 0
 
     @model_validator(mode="after")
     def _adds_up(self) -> Rows:
-        """Check that every row is used or left out."""
+        """Check that every row is used or left out, and that no more are cut than are used."""
+        if self.cut > self.train + self.calibration + self.test:
+            raise ValueError("more rows are cut than are used")
         left_out = self.beyond_train_samples + self.beyond_test_samples + self.unused_splits
         if self.found != self.train + self.calibration + self.test + left_out:
             raise ValueError("the rows that are used and left out are not those that were found")
@@ -134,10 +137,13 @@ USED = ("train", "calibration", "test")
 
 def account(rows: Rows, source: Source | None = None) -> dict[str, Any]:
     """Return what has become of a client's rows, and of those of its source that nobody holds, as
-    it stands in ``results.json``: found = train + calibration + test + left out.
+    it stands in ``results.json``: found = train + calibration + test + left out; and how many of
+    those that are used are cut, where some are.
     """
     entry = {"found": rows.found, **rows.model_dump(include=set(USED))}
-    entry["left_out"] = _left_out(rows, {"found", *USED})
+    entry["left_out"] = _left_out(rows, {"found", "cut", *USED})
+    if rows.cut:
+        entry["cut"] = rows.cut
     if source is not None:
         entry["source"] = {
             "number": source.number,

@@ -29,7 +29,8 @@ def total_rows(clients: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``found`` = ``train`` + ``calibration`` + ``test`` + all of ``left_out`` (reason → rows).
+        ``found`` = ``train`` + ``calibration`` + ``test`` + all of ``left_out`` (reason → rows);
+        and how many of those that are used are ``cut``, where some are.
     """
     entries = [client["rows"] for client in clients if "rows" in client]
     sources = {entry["source"]["number"]: entry["source"] for entry in entries if "source" in entry}
@@ -44,7 +45,9 @@ def total_rows(clients: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         rest = source["found"] - sum(source["left_out"].values()) - held
         left_out["absent_clients"] += max(0, rest)  # clients may hold the same rows
     left_out = +left_out
-    return {"found": used.total() + left_out.total(), **used, "left_out": dict(left_out)}
+    total = {"found": used.total() + left_out.total(), **used, "left_out": dict(left_out)}
+    cut = sum(entry.get("cut", 0) for entry in entries)
+    return total | {"cut": cut} if cut else total
 
 
 def in_words(rows: Mapping[str, Any]) -> str:
@@ -53,7 +56,8 @@ def in_words(rows: Mapping[str, Any]) -> str:
     if rows["calibration"]:
         used += f", {rows['calibration']} for calibration"
     words = f"{rows['found']} found, {used}, {rows['test']} for testing"
-    if not rows["left_out"]:
-        return f"{words}, none left out"
     reasons = ", ".join(f"{n} {REASONS[reason]}" for reason, n in rows["left_out"].items())
-    return f"{words}; left out: {reasons}"
+    words += f"; left out: {reasons}" if reasons else ", none left out"
+    if cut := rows.get("cut"):
+        words += f"; the texts of {cut} are cut (data.max-tokens)"
+    return words

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,8 +34,6 @@ from potara_flwr.tasks.shared_prompt import most_columns, rows_apart, rows_share
 
 if TYPE_CHECKING:
     import datasets
-
-logger = logging.getLogger(__name__)
 
 ENCODED = ("prompt", "answers", "scored", "label", "open", "reply", "cut")
 """Of a row: token ids of the prompt and of each answer, which of these are scored, the position of
@@ -103,13 +100,10 @@ def load_client(
         max(len(answers) for part in encoded.values() for answers in part["answers"]),
         max(len(i) for part in encoded.values() for answers in part["answers"] for i in answers),
     )
-    cut = sum(sum(part["cut"]) for part in encoded.values())
-    if cut:
-        logger.warning(
-            "client %d: %d of its %d rows lose some text: data.max-tokens is %d (a prompt loses "
-            "its beginning, a conversation its last turns), or messages answer nobody",
-            client, cut, sum(map(len, split.values())), settings.data.max_tokens,
-        )  # fmt: skip
+    held_out = settings.calibration.source == "held-out"
+    cut = sum(
+        sum(part["cut"]) for name, part in encoded.items() if held_out or name != "calibration"
+    )
     check_length(settings.task.model, size[0] + size[2], f"client {client}")
     parts = {part: _samples(columns, size, score) for part, columns in encoded.items()}
     for samples in parts.values():
@@ -120,8 +114,8 @@ def load_client(
         parts["train"],
         parts["calibration"],
         parts["test"],
-        held_out=settings.calibration.source == "held-out",
-        rows=rows,
+        held_out=held_out,
+        rows=replace(rows, cut=cut),
         source=questions.shared,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -44,25 +45,29 @@ def client_data(
     settings: Settings,
     client: int,
     held: ClientRows,
-    prepare: Callable[[datasets.Dataset, Tensor, Tensor], Samples],
+    prepare: Callable[[datasets.Dataset, Tensor, Tensor], tuple[Samples, int]],
 ) -> ClientData:
     """Split a client's rows and prepare each part of them.
 
     Parameters
     ----------
     prepare : function
-        From rows, their positions in the source and their labels to the samples.
+        From rows, their positions in the source and their labels to the samples, and of how many
+        some text is left out.
     """
     split, rows = split_client(settings, client, len(held.rows), held.tested, held.source.where)
-    parts = {
-        part: prepare(held.rows.select(at.numpy()), held.positions[at], held.labels[at])
-        for part, at in split.items()
-    }
+    parts, cut = {}, 0
+    held_out = settings.calibration.source == "held-out"
+    for part, at in split.items():
+        parts[part], lost = prepare(
+            held.rows.select(at.numpy()), held.positions[at], held.labels[at]
+        )
+        cut += lost * (held_out or part != "calibration")
     return ClientData(
         client,
         **parts,
-        held_out=settings.calibration.source == "held-out",
+        held_out=held_out,
         classes=held.classes,
-        rows=rows,
+        rows=replace(rows, cut=cut),
         source=held.shared,
     )

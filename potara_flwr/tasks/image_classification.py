@@ -80,9 +80,11 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         """Load the images of one client: bytes (n, channels, height, width), and their scale."""
         held = client_rows(self.settings, client, self.content)
 
-        def prepare(rows: datasets.Dataset, positions: Tensor, labels: Tensor) -> Samples:
+        def prepare(
+            rows: datasets.Dataset, positions: Tensor, labels: Tensor
+        ) -> tuple[Samples, int]:
             images = image_samples(rows, positions, held.source, self.settings.task.model, client)
-            return {**images, "labels": labels}
+            return {**images, "labels": labels}, 0
 
         return client_data(self.settings, client, held, prepare)
 

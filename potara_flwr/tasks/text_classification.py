@@ -59,9 +59,11 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         """Load and tokenize the texts of one client: token ids and attention mask, (n, tokens)."""
         held = client_rows(self.settings, client, self.content)
 
-        def prepare(rows: datasets.Dataset, positions: Tensor, labels: Tensor) -> Samples:
-            samples = text_samples(rows, positions, held.source, self.settings, client)
-            return by_length({**samples, "labels": labels})
+        def prepare(
+            rows: datasets.Dataset, positions: Tensor, labels: Tensor
+        ) -> tuple[Samples, int]:
+            samples, cut = text_samples(rows, positions, held.source, self.settings, client)
+            return by_length({**samples, "labels": labels}), cut
 
         return client_data(self.settings, client, held, prepare)
 
@@ -85,6 +87,10 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         return batch
 
 
+CUT = "cut"
+"""Column of prepared rows that says whether a text is longer than what is used of it."""
+
+
 def max_tokens(settings: Settings) -> int:
     """Return how many tokens a text is cut to."""
     tokenizer, _ = tokenizer_of(settings.task.model)
@@ -93,8 +99,8 @@ def max_tokens(settings: Settings) -> int:
 
 def text_samples(
     rows: datasets.Dataset, positions: Tensor, source: Source, settings: Settings, client: int
-) -> Samples:
-    """Tokenize texts, padded to the longest.
+) -> tuple[Samples, int]:
+    """Tokenize texts, padded to the longest; also return how many are cut.
 
     Raises
     ------
@@ -116,9 +122,10 @@ def text_samples(
     most = max_tokens(settings)
 
     def tokenized(texts: Columns) -> Columns:
-        return dict(
+        given = [texts[column] for column in columns]
+        encoded = dict(
             tokenizer(
-                *(texts[column] for column in columns),
+                *given,
                 truncation=True,
                 max_length=most,
                 # Only pairs have a second segment that a model could tell from the first.
@@ -126,9 +133,13 @@ def text_samples(
                 and "token_type_ids" in tokenizer.model_input_names,
             )
         )
+        whole = tokenizer(*given, truncation=False, verbose=False)["input_ids"]
+        return encoded | {CUT: [len(ids) > most for ids in whole]}
 
     encoded = prepare_rows(rows, tokenized, columns, most, version)
-    samples: Samples = dict(tokenizer.pad(encoded[:], padding=True, return_tensors="pt"))
+    cut = sum(encoded[CUT])
+    tokens = encoded.remove_columns(CUT)[:]
+    samples: Samples = dict(tokenizer.pad(tokens, padding=True, return_tensors="pt"))
     check_length(name, samples["input_ids"].shape[1], f"client {client}")
     check_tokens(name, samples["input_ids"], f"client {client}")
-    return samples
+    return samples, cut

@@ -57,3 +57,8 @@ def test_an_account_in_words():
     assert in_words(account(Rows(found=7, train=5, calibration=0, test=2))) == (
         "7 found, 5 for training, 2 for testing, none left out"
     )
+    cut = account(Rows(found=7, train=5, calibration=0, test=2, cut=3))
+    assert in_words(cut).endswith("none left out; the texts of 3 are cut (data.max-tokens)")
+    assert total_rows([{"rows": cut}, {"rows": cut}, entry_of(HELD)])["cut"] == 6
+    with pytest.raises(ValueError, match="more rows are cut than are used"):
+        Rows(found=7, train=5, calibration=0, test=2, cut=8)
