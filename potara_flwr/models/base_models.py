@@ -21,7 +21,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed, generator
 from potara_flwr.models.architecture import find_head
-from potara_flwr.models.pretrained import find_model, load_config, load_tokenizer, readable
+from potara_flwr.models.pretrained import (
+    OWN_CODE,
+    find_model,
+    load_config,
+    load_tokenizer,
+    readable,
+)
 from potara_flwr.settings.groups import ModelSettings
 from potara_flwr.settings.schema import Settings
 
@@ -157,7 +163,11 @@ def load_pretrained(
     model: PreTrainedModel
     with readable(name, what):
         model, report = auto_class.from_pretrained(
-            find_model(name), dtype=settings.model.dtype, output_loading_info=True, **options
+            find_model(name),
+            dtype=settings.model.dtype,
+            output_loading_info=True,
+            **OWN_CODE,
+            **options,
         )
     made_anew = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     _check_pretrained(

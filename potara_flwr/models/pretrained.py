@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 else:
     datasets = lazy("datasets")
 
+OWN_CODE = {"trust_remote_code": False}
+"""Option of all of transformers' auto classes: code in a model's folder is neither run nor asked
+about on standard input."""
 EMBEDDED = ("digits-vit",)
 PADDING_HAS_A_POSITION = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text")
 """Models whose positions begin behind that of the padding token."""
@@ -87,7 +90,7 @@ def load_config(name: str) -> PretrainedConfig:
         The folder or hub id has none that can be read.
     """
     with readable(name, "model"):
-        config: PretrainedConfig = AutoConfig.from_pretrained(find_model(name))
+        config: PretrainedConfig = AutoConfig.from_pretrained(find_model(name), **OWN_CODE)
     return config
 
 
@@ -146,7 +149,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         The folder or hub id has none that can be read, or that can pad.
     """
     with readable(name, "tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(find_model(name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            find_model(name), **OWN_CODE
+        )
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_tokens)):
+        # transformers makes one of special tokens alone where a folder has no files of one.
+        raise SettingsError(
+            f"task.model is {name!r}, whose tokenizer has no vocabulary; save the tokenizer that "
+            "it was trained with to the folder (tokenizer.save_pretrained)"
+        )
     reads_last = getattr(load_config(name), "summary_type", None) == "last"
     tokenizer.padding_side = "left" if reads_last else "right"
     if tokenizer.pad_token is None:
@@ -192,7 +203,7 @@ def load_image_processor(name: str) -> BaseImageProcessor:
     """
     with readable(name, "image processor"):
         processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
-            find_model(name), backend="pil"
+            find_model(name), backend="pil", **OWN_CODE
         )
     return processor
 
@@ -208,6 +219,11 @@ def readable(name: str, what: str) -> Iterator[None]:
     except (OSError, ValueError, SafetensorError, ImportError) as error:
         if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
             raise SettingsError(f"task.model: there is no folder {name!r}") from None
+        if "trust_remote_code" in str(error):
+            raise SettingsError(
+                f"task.model is {name!r}, whose {what} has code of its own (auto_map), which is "
+                "not run; choose one of an architecture that transformers has"
+            ) from None
         lines = str(error).strip().splitlines()
         reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
         raise SettingsError(
