@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 from collections.abc import Callable
@@ -24,8 +25,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: the workers share the cores
 mark()
 
-PROCESSES = ("test_container_roles", "test_deployment", "test_flwr_run", "test_sweep")
-"""Files that start Flower or Ray."""
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+)
+"""A PNG of one pixel."""
+TOGETHER = {
+    "processes": ("test_container_roles", "test_deployment", "test_flwr_run", "test_sweep"),
+    "methods": ("test_messages", "test_method_runs", "test_offline", "test_resume"),
+}
+"""Files for one worker: those that start Flower or Ray; those that share a run of each method."""
+GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
 # A machine may be busy: how long an example takes is no fault. And what fails, fails every time.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -39,12 +48,13 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; many short tests fill what is left at the end."""
-    items.sort(key=lambda item: item.path.stem not in PROCESSES)
+    first = [*TOGETHER, None]
+    items.sort(key=lambda item: first.index(GROUPS.get(item.path.stem)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep a file's tests in one worker, and in one all that start Flower or Ray.
+    """Keep a file's tests in one worker, and those of a group of files.
 
     With ``--dist loadgroup``, which would do, xdist 3.8 and pytest 9.2 form no group.
     """
@@ -53,7 +63,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class FilesTogether(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "processes" if Path(file).stem in PROCESSES else file
+            return GROUPS.get(Path(file).stem, file)
 
     return FilesTogether(config, log) if config.getoption("dist") == "loadfile" else None
 
@@ -68,7 +78,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_model: Path) -> Callable[..., Settings]:
-    """Build settings of a run with the tiny model; flat names override them."""
+    """Build settings of a run with the tiny model and no report; flat names override them."""
     from potara_flwr.run_config import from_flat
 
     def build(overrides: dict | None = None) -> Settings:
@@ -87,6 +97,7 @@ def tiny(tiny_model: Path) -> Callable[..., Settings]:
                 "local.steps": 4,
                 "local.start": "cold",
                 "calibration.samples": 6,
+                "run.report": False,
                 **(overrides or {}),
             }
         )
@@ -95,8 +106,16 @@ def tiny(tiny_model: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have reports embed one pixel for each figure, for tests that read their words alone."""
+    from potara_flwr.results import html
+
+    monkeypatch.setattr(html, "png_of", lambda figure: PIXEL)
+
+
+@pytest.fixture
 def bench(tiny: Callable[..., Settings]) -> Workbench:
     """The tiny model's workbench, with an adapter whose B is not zero at hand."""
-    from potara_flwr.tasks.workbench import Workbench
+    from clients import bench_of
 
-    return Workbench(tiny())
+    return bench_of(tiny())

@@ -1,12 +1,26 @@
 """A client of the tiny federation as a method sees it, without any message."""
 
+import functools
+
 from potara_flwr.methods import METHODS, Client
 from potara_flwr.tasks.workbench import Workbench
 
 
+@functools.cache
+def _models(*_) -> dict:
+    """Return the base models that have been loaded by some settings."""
+    return {}
+
+
+def bench_of(settings) -> Workbench:
+    """Return a workbench of its own, with a base model that is loaded once a process."""
+    group = _models(settings.task, settings.model, settings.lora, settings.seed)
+    return Workbench(settings, group)
+
+
 def client_of(settings, client: int = 0) -> Client:
     """Return a client that has kept nothing yet."""
-    bench = Workbench(settings)
+    bench = bench_of(settings)
     return METHODS[settings.method].client(bench, bench.client(client))
 
 

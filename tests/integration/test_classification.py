@@ -63,8 +63,8 @@ def settings_of(tmp_path):
             made["data.path"] /= "sentences.parquet"
         texts = {setting: str(place) for setting, place in made.items()}
         return from_flat(
-            {**preset_values(f"{name}-tiny"), **texts, "run.results": str(tmp_path / "run"),
-             **(overrides or {})}
+            {**preset_values(f"{name}-tiny"), **texts, "run.report": False,
+             "run.results": str(tmp_path / "run"), **(overrides or {})}
         )  # fmt: skip
 
     return build

@@ -37,7 +37,7 @@ def registered(section: str, registry: dict, name: str, **names) -> dict:
 @pytest.fixture
 def run(tiny, tmp_path):
     def go(**overrides):
-        place = {"run.results": str(tmp_path / "run"), "run.report": False, "data.test-samples": 20}
+        place = {"run.results": str(tmp_path / "run"), "data.test-samples": 20}
         folder = run_in_process(tiny(place | overrides))
         return folder, read_results(folder)
 

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.integration
 def whole(tmp_path_factory):
     """Every adapter of a run that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(settings_of({}), folder / "run", folder / "log")
+    finish(settings_of({"run.report": False}), folder / "run", folder / "log")
     adapters = adapters_here(folder / "run")
     assert len(adapters) == 5
     return adapters
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
-    places = kill_again_and_again(settings_of({}), tmp_path, seed=0, kills=3)
+    places = kill_again_and_again(settings_of({"run.report": False}), tmp_path, seed=0, kills=3)
     assert adapters_here(places[-1]) == adapters_here(tmp_path / "whole") != {}
     whole, killed = read_results(tmp_path / "whole"), read_results(places[-1])
     assert killed["digest"] == whole["digest"]
@@ -49,7 +49,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tm
     ],
 )
 def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, number, cut, finished_rounds):
-    settings, place, log = settings_of({}), tmp_path / "run", tmp_path / "log"
+    settings, place, log = settings_of({"run.report": False}), tmp_path / "run", tmp_path / "log"
     process = start(log, run_until_save, next_attempt(settings, place), number)
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -155,7 +155,7 @@ def fail(message, context):
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    def go(name, rounds=None, **kwargs):
+    def go(name, rounds=None, report=False, **kwargs):
         folder = tmp_path_factory.mktemp(name) / "run"
         changed = {
             "run.results": str(folder),
@@ -164,6 +164,7 @@ def run(tiny, tmp_path_factory):
             "federation.rounds": rounds or len(TRAIN),
             "federation.transport": "float32",
             "train.local-steps": 1,
+            "run.report": report,
         }
         settings = tiny(changed)
         run_in_process(settings, HostileGrid(settings, **kwargs))
@@ -213,9 +214,10 @@ def test_every_hostile_reply_is_refused_by_name_and_has_no_effect(run, failing):
         assert mine == theirs
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("case", [case for case in PERSONALIZE if case != "NaN"])
 def test_a_hostile_report_is_refused_and_the_run_has_its_results(run, case):
-    folder, results = run("report", rounds=1, personalize=PERSONALIZE[case])
+    folder, results = run("report", rounds=1, report=True, personalize=PERSONALIZE[case])
     (refused,) = [item for item in results["refused"] if item["kind"] == "personalize"]
     assert refused["client"] == HOSTILE
     assert [entry["client"] for entry in results["clients"]] == [0, 1, 2]

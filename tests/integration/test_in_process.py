@@ -77,7 +77,7 @@ def files_of(folder):
 
 
 def test_a_run_writes_what_the_schema_says(tiny, tmp_path):
-    settings, folder, results, _ = run(tiny, tmp_path)
+    settings, folder, results, _ = run(tiny, tmp_path, {"run.report": True})
     assert results["config"] == settings.computed()
     assert [record["round"] for record in results["rounds"]] == [1, 2]
     for record in results["rounds"]:
@@ -255,6 +255,7 @@ def test_the_base_model_and_the_data_are_loaded_once_a_process(tiny, tmp_path, m
     ]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_rule_is_one_function_and_one_registry_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(RULES, "mine", lambda evidence: 0.25)
     _, folder, results, _ = run(tiny, tmp_path, {"merge.rule": "mine", "merge.fallback": False,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from safetensors.torch import load_file
 
-from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.messages.reports import Description, Report
 from potara_flwr.messages.transport import values_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.lora import load_adapter
-from potara_flwr.results.folder import read_results
 from potara_flwr.strategies.rest_of_world import RestOfWorld
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients
@@ -40,38 +36,6 @@ UP = {
 SCORED = {"initial", "federated", "local", "oracle", *RULES}
 MOST_NUMBERS = 120
 """In a reply, besides the shared arrays, however many samples a client has."""
-
-
-class RecordingGrid(InProcessGrid):
-    """Keeps every message and every reply, by what was asked."""
-
-    def __init__(self, settings):
-        super().__init__(settings)
-        self.kept = []
-
-    def _answer(self, message):
-        reply = super()._answer(message)
-        self.kept.append((message.metadata.message_type.rpartition(".")[2], message, reply))
-        return reply
-
-
-@pytest.fixture(scope="module")
-def record(tiny, tmp_path_factory):
-    """Run a method, once for all tests; return settings, folder and what was sent."""
-
-    @functools.cache
-    def go(method):
-        folder = tmp_path_factory.mktemp(method) / "run"
-        # As float32, so that a tensor on its way has the bytes that the client's files have.
-        settings = tiny({
-            "run.results": str(folder), "method": method, "data.num-clients": 2,
-            "federation.transport": "float32",
-        })  # fmt: skip
-        grid = RecordingGrid(settings)
-        run_in_process(settings, grid)
-        return settings, folder, grid.kept
-
-    return go
 
 
 def wire(kept) -> bytes:
@@ -97,9 +61,10 @@ def names_of_report() -> set[str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_messages_hold_the_shared_tensors_and_numbers_of_the_schema_only(record, method):
-    settings, folder, kept = record(method)
-    assert read_results(folder)["refused"] == []
+def test_messages_hold_the_shared_tensors_and_numbers_of_the_schema_only(run_of, method):
+    settings, _, results, grid = run_of(method)
+    kept = grid.kept
+    assert results["refused"] == []
     initial = Workbench(settings).model.initial
     shared = {
         name: tuple(tensor.shape)
@@ -138,8 +103,9 @@ def assert_holds(content, shared):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_sample_and_no_tensor_of_a_client_alone_is_in_any_message(record, method):
-    settings, folder, kept = record(method)
+def test_no_sample_and_no_tensor_of_a_client_alone_is_in_any_message(run_of, method):
+    settings, folder, _, grid = run_of(method)
+    kept = grid.kept
     sent = wire(kept)
     bench = Workbench(settings)
     received = [values_of(message.content["arrays"])
@@ -153,7 +119,7 @@ def test_no_sample_and_no_tensor_of_a_client_alone_is_in_any_message(record, met
             for array in values_of(reply.content["arrays"]).values()
         }  # fmt: skip
     secrets = []
-    for client in range(2):
+    for client in range(3):
         data = bench.client(client)
         for part in (data.train, data.calibration, data.test):
             secrets += [image.numpy().tobytes() for image in part["pixel_values"]]
@@ -175,11 +141,11 @@ def test_no_sample_and_no_tensor_of_a_client_alone_is_in_any_message(record, met
         assert all(array.tobytes() in sent for arrays in received for array in arrays.values())
 
 
-def test_no_gradient_of_a_sample_is_in_any_message(record):
-    settings, folder, kept = record("potara")
-    sent = wire(kept)
+def test_no_gradient_of_a_sample_is_in_any_message(run_of):
+    settings, folder, _, grid = run_of("potara")
+    sent = wire(grid.kept)
     bench = Workbench(settings)
-    for client in range(2):
+    for client in range(3):
         for place in ("federated", f"clients/{client}/local", f"clients/{client}"):
             adapter = load_adapter(folder / place)
             data = bench.client(client)

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 from clients import same_bits
+from recording import finished
 from rich.console import Console
 
 from potara_flwr.client.store import ClientStore
-from potara_flwr.in_process import InProcessGrid, run_in_process
-from potara_flwr.messages.transport import values_of
 from potara_flwr.methods import METHODS, Method, Update
 from potara_flwr.methods.base import single
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.lora import load_adapter
-from potara_flwr.results.folder import read_results
+from potara_flwr.results.report import write_report
 from potara_flwr.results.tables import client_table, summary_table
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import evaluate
@@ -43,27 +42,6 @@ def states_of(settings, folder, grid):
     ]
 
 
-class KeepingGrid(InProcessGrid):
-    """Keeps what is sent: (kind, round, client) → arrays down, arrays up."""
-
-    def __init__(self, settings):
-        super().__init__(settings)
-        self.down, self.up = {}, {}
-
-    def _answer(self, message):
-        reply = super()._answer(message)
-        metadata = message.metadata
-        key = (
-            metadata.message_type.rpartition(".")[2],
-            metadata.group_id,
-            metadata.dst_node_id - 1,
-        )
-        for place, content in ((self.down, message.content), (self.up, reply.content)):
-            if "arrays" in content.array_records:
-                place[key] = values_of(content.array_records["arrays"])
-        return reply
-
-
 @pytest.fixture
 def run(tiny, tmp_path):
     """Run with a method; return settings, folder, results and what was sent."""
@@ -71,16 +49,15 @@ def run(tiny, tmp_path):
     def go(method, overrides=None, name="run"):
         place = {"run.results": str(tmp_path / name), "method": method, "data.test-samples": 20}
         settings = tiny({**place, **(overrides or {})})
-        grid = KeepingGrid(settings)
-        folder = run_in_process(settings, grid)
-        return settings, folder, read_results(folder), grid
+        return finished(settings)
 
     return go
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run, method):
-    settings, folder, results, grid = run(method)
+def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run_of, method, tmp_path):
+    settings, folder, results, grid = run_of(method)
     row, initial = METHODS[method], Workbench(settings).model.initial
     shared = {name for name in initial if kind_of(name) in row.shared}
     least = 4 * sum(initial[name].numel() for name in shared)
@@ -89,9 +66,10 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run, m
     # What is sent, both ways, in every message that holds tensors.
     rounds = row.rounds(settings)
     assert len(results["rounds"]) == rounds
-    assert {kind for kind, *_ in grid.up} == ({"train"} if rounds else set())
-    assert len(grid.up) == 3 * rounds
-    for arrays in [*grid.down.values(), *grid.up.values()]:
+    down, up = grid.down, grid.up
+    assert {kind for kind, *_ in up} == ({"train"} if rounds else set())
+    assert len(up) == 3 * rounds
+    for arrays in [*down.values(), *up.values()]:
         assert set(arrays) == shared
     for message in results["communication"]["messages"]:
         if message["kind"] != "describe":
@@ -121,7 +99,8 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run, m
         assert ("weight" in client["personalized"]) == (method[:6] in ("potara", "feddpa"))
     assert set(results["seconds"]) == {"gathering", "rounds", "personalization"}
     assert (folder / "federated").is_dir() == ("federated" in row.adapters)
-    page = (folder / "report.html").read_text()
+    write_report(results, tmp_path)
+    page = (tmp_path / "report.html").read_text()
     assert row.title in page
     assert ("The oracle sees" in page) == (method == "potara")
     console = Console(width=100, record=True, file=io.StringIO())
@@ -251,6 +230,7 @@ def test_a_reply_of_another_encoding_is_refused_before_it_is_read(run, monkeypat
     assert torch.isfinite(torch.tensor(results["summary"]["mean"]["loss"]["federated"]))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_method_is_a_few_functions_and_one_row(run, monkeypatch):
     def train_with_own_head(client, received, server_round):
         start = received | client.personal.get("head", {})

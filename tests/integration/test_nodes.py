@@ -41,6 +41,7 @@ def settings(tiny, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_names_give_the_bits_of_numbers_whoever_joins_first(tiny, settings, tmp_path):
     settings = from_flat(settings.to_flat() | {"run.report": True})
     grid = named_grid(settings, [{"name": name} for name in reversed(NAMES)])

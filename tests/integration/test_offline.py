@@ -27,10 +27,10 @@ pytestmark = pytest.mark.integration
 ALONE = [name for name, row in METHODS.items() if "federated" in row.adapters and not row.keeps]
 
 
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
+@pytest.fixture
+def finished(run_of):
     """The results folder of a run with Potara."""
-    return run_in_process(tiny({"run.results": str(tmp_path_factory.mktemp("runs") / "run")}))
+    return run_of("potara").folder
 
 
 @pytest.fixture
@@ -40,13 +40,12 @@ def federated(finished, tmp_path):
 
 
 @pytest.mark.parametrize("method", ALONE)
-def test_a_client_alone_ends_with_the_bits_of_the_run(tiny, tmp_path, method):
-    settings = {"run.results": str(tmp_path / "run"), "method": method}
-    folder = run_in_process(tiny({**settings, "federation.transport": "int8"}))
+def test_a_client_alone_ends_with_the_bits_of_the_run(int8_run_of, tmp_path, method):
+    settings, folder, results, _ = int8_run_of(method)
     report = personalize_offline(folder, tmp_path / "out", client=1)
-    theirs = read_results(folder)["clients"][1]
-    rounds = METHODS[method].rounds(tiny(settings)) * 2
-    assert report["optimizer_steps"] == theirs["optimizer_steps"] - rounds
+    theirs = results["clients"][1]
+    in_rounds = METHODS[method].rounds(settings) * settings.train.local_steps
+    assert report["optimizer_steps"] == theirs["optimizer_steps"] - in_rounds
     report["optimizer_steps"] = theirs["optimizer_steps"]
     assert digest(report) == digest(theirs)
     files = sorted((folder / "clients" / "1").rglob("*.safetensors"))
@@ -89,7 +88,7 @@ def test_an_adapter_that_has_changed_is_refused(federated, finished, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_done_alone_is_said(federated, tmp_path, tiny):
+def test_what_cannot_be_done_alone_is_said(federated, tmp_path, run_of):
     for arguments, words in (
         ({}, "name the client's number"),
         ({"client": 3}, "the run has 3 clients"),
@@ -98,9 +97,8 @@ def test_what_cannot_be_done_alone_is_said(federated, tmp_path, tiny):
     ):
         with pytest.raises(SettingsError, match=words):
             personalize_offline(federated, tmp_path / "out", **arguments)
-    folder = run_in_process(tiny({"run.results": str(tmp_path / "run"), "method": "ditto"}))
     with pytest.raises(SettingsError, match="each client keeps its personal adapter"):
-        personalize_offline(folder, tmp_path / "out", client=0)
+        personalize_offline(run_of("ditto").folder, tmp_path / "out", client=0)
     assert not (tmp_path / "out").exists()
 
 

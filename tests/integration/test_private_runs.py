@@ -81,6 +81,7 @@ def federated(folder):
     return load_adapter(folder / "federated")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_clients_send_is_clipped_and_epsilon_is_told(run):
     folder, results, norms = run("private", PRIVATE | {"run.report": True})
     assert norms == pytest.approx([0.05] * 6, rel=1e-3)
@@ -97,6 +98,7 @@ def test_what_clients_send_is_clipped_and_epsilon_is_told(run):
     assert words in (folder / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_seeded_noise_repeats_a_run_and_secret_noise_does_not(run):
     seeded = PRIVATE | {"privacy.noise": "seeded", "run.report": True}
     first, again = (run(name, seeded) for name in ("first", "again"))
@@ -115,6 +117,7 @@ def test_a_broken_client_does_not_skip_the_round(run):
     assert not same_bits(federated(folder), federated(untrained))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_clipping_without_noise_bounds_nothing_and_says_so(run):
     clipped = PRIVATE | {"privacy.noise-multiplier": 0.0, "run.report": True}
     folder, results, _ = run("clipped", clipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from recording import SHORT
 
 from potara_flwr import client_app
 from potara_flwr.core.errors import SettingsError, StorageError
@@ -16,11 +17,6 @@ from potara_flwr.server import checkpoint
 from potara_flwr.training import local_steps as training
 
 pytestmark = pytest.mark.integration
-
-SHORT = {
-    "federation.rounds": 3, "federation.baseline-rounds": 3, "train.local-steps": 1,
-    "local.steps": 2, "data.test-samples": 12, "lora.dropout": 0.1,
-}  # fmt: skip
 
 
 class Killed(BaseException):
@@ -76,13 +72,13 @@ def assert_same(folder, undisturbed):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_goes_on_as_if_nothing_had_happened(attempt, method):
+def test_every_method_goes_on_as_if_nothing_had_happened(attempt, int8_run_of, method):
     # After one round, and when two of three clients have trained in the next one already.
     settings = {"method": method, "federation.transport": "int8"}
     when = ("train", "2", 2) if METHODS[method].trainings else ("query.personalize", "", 2)
     folder = attempt("killed", settings, *when)
     assert not (folder / "results.json").exists()
-    assert_same(attempt("killed", settings, resume=True), attempt("whole", settings))
+    assert_same(attempt("killed", settings, resume=True), int8_run_of(method).folder)
 
 
 @pytest.mark.parametrize(
