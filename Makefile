@@ -39,7 +39,7 @@ test: $(INSTALLED)  ## unit and integration tests
 	@$(BIN)/python -m pytest -q $(WORKERS) -m 'not slow'
 
 unit: $(INSTALLED)  ## unit tests only (a minute)
-	@$(BIN)/python -m pytest -q $(WORKERS)
+	@$(BIN)/python -m pytest -q $(WORKERS) tests/unit
 
 slow: $(INSTALLED)  ## tests that CI leaves out (minutes)
 	@$(BIN)/python -m pytest -q -m slow

@@ -1,4 +1,4 @@
-"""``potara`` as a process: run, report what was stored, Ctrl-C."""
+"""``potara`` from a command line to its files: a run, its report, a client alone, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from own_processes import HANGING
 from run_words import words_of
 
+from potara_flwr.command.main import main
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
@@ -28,7 +29,7 @@ def potara(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_run_and_its_report(tiny, tmp_path):
+def test_a_run_and_its_report(tiny, tmp_path, capsys):
     folder = tmp_path / "out"
     ran = potara("run", "--results", str(folder), *words_of(tiny({"run.report": True})))
     assert ran.returncode == 0, ran.stderr
@@ -39,28 +40,27 @@ def test_a_run_and_its_report(tiny, tmp_path):
     (folder / "report.html").unlink()
     for file in (folder / "figures").iterdir():
         file.unlink()
-    reported = potara("report", str(folder))
+    assert main(["report", str(folder)]) == 0
+    reported = capsys.readouterr().out
 
-    assert reported.returncode == 0, reported.stderr
     assert (folder / "report.html").read_bytes() == page
     assert {file.name: file.read_bytes() for file in (folder / "figures").iterdir()} == figures
     assert read_results(folder) == results
     tables = ran.stdout[ran.stdout.index("Each client") :]
-    assert reported.stdout == tables
+    assert reported == tables
 
 
-def test_a_client_of_a_run_is_personalized_without_a_server(tiny, tmp_path):
+def test_a_client_of_a_run_is_personalized_without_a_server(tiny, tmp_path, capsys):
     mine = tmp_path / "mine"
     settings = from_flat(tiny().to_flat() | {"run.results": str(tmp_path / "out")})
     folder = run_in_process(settings)
-    done = potara("personalize", "--federated", str(folder), "--client", "1", "--out", str(mine))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"results: {mine}"
+    words = ["personalize", "--federated", str(folder), "--client", "1", "--out", str(mine)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"results: {mine}"
     for name in ("adapter_model.safetensors", "local/adapter_model.safetensors"):
         assert (mine / name).read_bytes() == (folder / "clients" / "1" / name).read_bytes()
-    again = potara("personalize", "--federated", str(folder), "--client", "1", "--out", str(mine))
-    assert again.returncode == 1
-    assert again.stderr == f"error: {mine} is in use; name a new folder\n"
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"error: {mine} is in use; name a new folder\n"
 
 
 def test_ctrl_c_ends_a_run_with_one_line_and_130(tiny, tmp_path):

@@ -18,7 +18,7 @@ from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
 from potara_flwr.running.processes import free_port, stop_all
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 NODES = ("node-0", "node-1")

@@ -41,9 +41,11 @@ def running(tmp_path_factory):
     assert own_processes() == before
 
 
-def test_all_three_runtimes_give_the_same_bits(running, tiny, tmp_path):
-    # What is kept between rounds: an individual adapter, a mixer, and what int8 has rounded away,
-    # on clients and server.
+@pytest.fixture(scope="module")
+def settings(tiny, tmp_path_factory):
+    """What is kept between rounds: an individual adapter, a mixer, and what int8 has rounded away,
+    on clients and server.
+    """
     overrides = {
         "method": "fedalt",
         "federation.rounds": 1,
@@ -53,14 +55,30 @@ def test_all_three_runtimes_give_the_same_bits(running, tiny, tmp_path):
         "federation.transport": "int8",
         "federation.fraction-evaluate": 0.0,
     }
-    settings = tiny({**overrides, "run.results": str(tmp_path / "real")})
+    return tiny({**overrides, "run.results": str(tmp_path_factory.mktemp("runs") / "real")})
+
+
+@pytest.fixture(scope="module")
+def here(settings):
+    """The results folder of the run in this process."""
+    place = str(Path(settings.run.results).with_name("here"))
+    return run_in_process(from_flat(settings.to_flat() | {"run.results": place}))
+
+
+@pytest.mark.slow
+def test_ray_gives_the_bits_of_one_process(settings, here, tmp_path):
     unnamed = settings.to_flat() | {"federation.nodes": "", "run.results": str(tmp_path / "ray")}
     with LiveDisplay(Console(quiet=True)) as display:
-        run_app(settings, running.environment, display, "on SuperNodes")
         run_with_flower(from_flat(unnamed), display)
-    here = run_in_process(from_flat(settings.to_flat() | {"run.results": str(tmp_path / "here")}))
+    assert adapters_here(tmp_path / "ray") == adapters_here(here) != {}
 
-    real = read_results(tmp_path / "real")
+
+def test_real_nodes_give_the_bits_of_one_process(running, settings, here):
+    place = Path(settings.run.results)
+    with LiveDisplay(Console(quiet=True)) as display:
+        run_app(settings, running.environment, display, "on SuperNodes")
+
+    real = read_results(place)
     assert real["digest"] == read_results(here)["digest"]
     assert [client["name"] for client in real["clients"]] == list(NAMES)
     kinds = [message["kind"] for message in real["communication"]["messages"]]
@@ -73,10 +91,10 @@ def test_all_three_runtimes_give_the_same_bits(running, tiny, tmp_path):
         (clients[client],) = state.glob(f"*/{client}/personalized")
     expected = adapters_here(here)
     assert len(expected) == 2 * 2
-    assert adapters_of(tmp_path / "real", clients) == expected
-    assert adapters_here(tmp_path / "ray") == expected
+    assert adapters_of(place, clients) == expected
 
 
+@pytest.mark.slow
 def test_a_run_whose_serverapp_is_killed_goes_on_and_ends_with_the_same_bits(running, tmp_path):
     finish(settings_of({}), tmp_path / "whole", tmp_path / "whole.log")
     world = RealProcesses(running)

@@ -59,6 +59,7 @@ def test_flwr_run_gives_the_bits_of_the_in_process_runtime(tiny, tmp_path, befor
     assert own_processes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_died_goes_on_in_another_runtime(tiny, tmp_path, before, monkeypatch):
     settings = tiny({"method": "ditto", "federation.transport": "int8"})
     here, there = (

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from own_processes import HANGING
 from run_words import words_of
 
 from potara_flwr.command.main import main
@@ -28,7 +29,7 @@ GRID = ["lora.rank=2,4", "seed=1,2"]
 def words(tiny):
     """The words of a tiny 2 × 2 sweep."""
     swept = {word.partition("=")[0] for word in GRID}
-    all_words = words_of(tiny({"run.report": True}))
+    all_words = words_of(tiny())
     return [word for word in all_words if word.partition("=")[0] not in swept] + GRID
 
 
@@ -36,7 +37,8 @@ def words(tiny):
 def undisturbed(words, tmp_path_factory):
     """The folder of the sweep, run to its end in one go."""
     sweep = tmp_path_factory.mktemp("sweeps") / "undisturbed"
-    assert main(["sweep", "-m", *words, "--results", str(sweep)]) == 0
+    reported = [word.replace("run.report=false", "run.report=true") for word in words]
+    assert main(["sweep", "-m", *reported, "--results", str(sweep)]) == 0
     return sweep
 
 
@@ -82,7 +84,7 @@ def short_folder():
 def test_runs_on_ray_are_those_of_one_after_the_other(words, undisturbed, tmp_path, short_folder):
     sweep = tmp_path / "ray"
     process = start(["hydra/launcher=ray", *words], sweep, TMPDIR=str(short_folder))
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=HANGING)
     assert process.returncode == 0, err
     assert digests(sweep) == digests(undisturbed)
     assert "runs: 4 done, 0 kept, 0 failed" in out
@@ -94,6 +96,7 @@ def test_runs_on_ray_are_those_of_one_after_the_other(words, undisturbed, tmp_pa
     assert not any(str(short_folder) in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_process_fails_and_the_others_go_on(words, tmp_path, short_folder):
     sweep = tmp_path / "dying"
     words = [word for word in words if not word.startswith("lora.rank")]
@@ -117,10 +120,11 @@ def test_a_run_that_kills_its_process_fails_and_the_others_go_on(words, tmp_path
     assert {f.parent.name.rpartition("-")[0] for f in sweep.glob("*/error.txt")} == {"seed=1"}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues_and_ends_as_an_undisturbed_one(words, undisturbed, tmp_path):
     sweep = tmp_path / "killed"
     process = start(words, sweep)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANGING
     while len(list(sweep.glob("*/results.json"))) < 1 or len(list(sweep.glob("*/"))) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr.read()
@@ -133,7 +137,7 @@ def test_a_killed_sweep_continues_and_ends_as_an_undisturbed_one(words, undistur
     assert any(not (folder / "results.json").exists() for folder in sweep.glob("*/"))
 
     process = start(words, sweep)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=HANGING)
     assert process.returncode == 0, err
     assert f"kept: {first.parent.name.rpartition('-')[0]}" in out
     assert first.stat().st_mtime_ns == before
