@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from own_processes import HANGING
 
 from potara_flwr.core.storage import load_record
 from potara_flwr.results.folder import CHECKPOINT, RESULTS, read_results
@@ -20,19 +21,22 @@ from simulations.faults.subject import adapters_here, settings_of
 
 pytestmark = pytest.mark.integration
 
+SETTINGS = settings_of({"run.report": False, "federation.timeout": float(HANGING)})
+"""No client is given up because the machine is busy."""
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Every adapter of a run that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(settings_of({"run.report": False}), folder / "run", folder / "log")
+    finish(SETTINGS, folder / "run", folder / "log")
     adapters = adapters_here(folder / "run")
     assert len(adapters) == 5
     return adapters
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
-    places = kill_again_and_again(settings_of({"run.report": False}), tmp_path, seed=0, kills=3)
+    places = kill_again_and_again(SETTINGS, tmp_path, seed=0, kills=3)
     assert adapters_here(places[-1]) == adapters_here(tmp_path / "whole") != {}
     whole, killed = read_results(tmp_path / "whole"), read_results(places[-1])
     assert killed["digest"] == whole["digest"]
@@ -49,15 +53,15 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tm
     ],
 )
 def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, number, cut, finished_rounds):
-    settings, place, log = settings_of({"run.report": False}), tmp_path / "run", tmp_path / "log"
-    process = start(log, run_until_save, next_attempt(settings, place), number)
+    place, log = tmp_path / "run", tmp_path / "log"
+    process = start(log, run_until_save, next_attempt(SETTINGS, place), number)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert [file.name for file in place.rglob(".*.tmp")] == [cut]
     assert not (place / RESULTS).exists()
     progress, _ = load_record(place / CHECKPOINT)
     assert progress["round"] == finished_rounds
-    finish(settings, place, log)
+    finish(SETTINGS, place, log)
     assert adapters_here(place) == whole
     assert not list(place.rglob("*.tmp"))
 
