@@ -35,8 +35,8 @@ DATA = (".csv", ".json", ".jsonl", ".parquet")
 """Files that hold rows."""
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 """Files that an operating system leaves in folders of images."""
-TABLES = (".csv", ".json", ".jsonl", ".parquet", ".arrow", ".tsv", ".txt", ".zip")
-"""Files that may be the data instead of the images next to them."""
+TABLES = (".csv", ".json", ".jsonl", ".parquet", ".arrow", ".tsv", ".zip")
+"""Files that may be the data instead of the images, unless they are named as one next to them."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,14 @@ def image_folder(folder: Path, place: str) -> ImageFolder | None:
     known = datasets.packaged_modules.imagefolder.ImageFolder
     images = [file for file in files if file.suffix.lower() in known.EXTENSIONS]
     metadata = [file for file in files if file.name in known.METADATA_FILENAMES]
-    tables = [file for file in files if file.suffix.lower() in TABLES and file not in metadata]
+    named = {image.with_suffix("") for image in images}
+    tables = [
+        file
+        for file in files
+        if file.suffix.lower() in TABLES
+        and file not in metadata
+        and file.with_suffix("") not in named
+    ]
     if len(images) <= len(tables) or _has_configs(folder):
         return None
     _say_what_is_left_out(set(files) - set(images) - set(metadata), images, place)
@@ -122,14 +129,14 @@ def image_folder(folder: Path, place: str) -> ImageFolder | None:
         root = deeper
     images = [image.relative_to(root) for image in images]
     metadata = [file.relative_to(root) for file in metadata]
-    splits = _splits(images, metadata) or {"train": ["**"]}
+    splits = _splits(images, metadata)
     if not metadata:
-        _check_classes(images, split="**" not in splits["train"][:1], place=place)
+        _check_classes(images, split=splits is not None, place=place)
         tops = {image.parts[0] for image in images}
         for inner in sorted((folder / root).iterdir()):
             if inner.is_dir() and inner.name not in tops and not inner.name.startswith("."):
                 logger.warning("%s: its folder %s holds no images", place, inner.name)
-    return ImageFolder(folder / root, tuple(images), splits, bool(metadata))
+    return ImageFolder(folder / root, tuple(images), splits or {"train": ["**"]}, bool(metadata))
 
 
 def load_folder(folder: Path, name: str, split: str, place: str) -> datasets.Dataset:

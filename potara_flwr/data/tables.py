@@ -28,6 +28,11 @@ AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
 """Options of a csv: only an empty cell is missing; None, NA and null are words."""
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 DECIMAL = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*|(?=[eE]))|\.[0-9]+)([eE][-+]?[0-9]+)?")
+DATE = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([ T][0-9]{2}(:?[0-9]{2}(:?[0-9]{2}([.,][0-9]+)?)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?"
+)
+"""A text that Arrow's reader of json takes for a time, and would write in another way."""
 LONGEST_CELL = 2**31 - 1
 
 Types = dict[str, str]
@@ -171,9 +176,10 @@ def json_types(file: Path) -> Types | None:
     ------
     ValueError
         It is empty, no UTF-8 text or no json, a row is no object, or a column has values of several
-        kinds; names the row.
+        kinds; names the row. Or a column has dates alone, which would not stay as they are written.
     """
     first: dict[str, tuple[str, int]] = {}
+    words: set[str] = set()
     number = -1
     try:
         for number, row in enumerate(_json_rows(file)):
@@ -184,6 +190,8 @@ def json_types(file: Path) -> Types | None:
                     continue
                 kind = _kind_of(value, f"row {number}, column {name!r}")
                 known, at = first.setdefault(name, (kind, number))
+                if kind == "string" and name not in words and not DATE.fullmatch(value):
+                    words.add(name)
                 if kind != known:
                     both = _both(known, kind)
                     if both != "float64":
@@ -197,6 +205,12 @@ def json_types(file: Path) -> Types | None:
     if number < 0:
         raise ValueError("it has no rows")
     types = {name: kind for name, (kind, _) in first.items()}
+    dates = [name for name, kind in types.items() if kind == "string" and name not in words]
+    if dates:
+        raise ValueError(
+            f"column {dates[0]!r}: all its texts are dates, which json does not keep as they are "
+            "written; save it as csv or parquet"
+        )
     return None if {"list", "object"} & set(types.values()) else types
 
 

@@ -131,3 +131,12 @@ def test_splits_with_metadata_of_their_own_are_splits(tmp_path):
         (tmp_path / "photos" / split / "metadata.csv").write_text("\n".join(lines))
     assert load_table(path, "", "train")["label"][:] == ["a", "b"]
     assert load_table(path, "", "test")["label"][:] == ["c"]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_a_file_next_to_each_image_is_no_table(tmp_path, suffix):
+    names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
+    path = folder_of(tmp_path / "photos", *names)
+    for name in names:
+        (tmp_path / "photos" / name).with_suffix(f".{suffix}").write_text("{}")
+    assert len(load_table(path, "", "train")) == 6
