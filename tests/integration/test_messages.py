@@ -27,13 +27,29 @@ DOWN = {
     "personalize": {"config": {"server-round", "run-key"}},
 }
 """What goes down besides the shared arrays."""
+SCORED = {"initial", "federated", "local", "oracle", *RULES}
+
+
+def names_of(schema) -> set[str]:
+    """The dotted names that what a client says may have, by its schema."""
+    names = set()
+    for name, field in schema.model_fields.items():
+        if name in ("accuracy", "loss", "weights"):
+            names |= {f"{name}.{scored}" for scored in SCORED}
+        else:
+            inner = next((kind for kind in getattr(field.annotation, "__args__", ())
+                          if hasattr(kind, "model_fields")), field.annotation)  # fmt: skip
+            fields = getattr(inner, "model_fields", None)
+            names |= {f"{name}.{key}" for key in fields} if fields else {name}
+    return names
+
+
 UP = {
     "train": {"server-round", "num-examples", "loss", "seconds"},
     "evaluate": {"server-round", "num-examples", "loss", "accuracy"},
-    "describe": set(Description.model_fields) - {"fault"},
+    "describe": names_of(Description) - {"fault"},
 }
 """The numbers that come up."""
-SCORED = {"initial", "federated", "local", "oracle", *RULES}
 MOST_NUMBERS = 120
 """In a reply, besides the shared arrays, however many samples a client has."""
 
@@ -44,20 +60,6 @@ def wire(kept) -> bytes:
     return b"".join(
         item.deflate() for content in contents for item in get_all_nested_objects(content).values()
     )
-
-
-def names_of_report() -> set[str]:
-    """The dotted names that a report may have, by its schema."""
-    names = set()
-    for name, field in Report.model_fields.items():
-        if name in ("accuracy", "loss", "weights"):
-            names |= {f"{name}.{scored}" for scored in SCORED}
-        else:
-            inner = next((kind for kind in getattr(field.annotation, "__args__", ())
-                          if hasattr(kind, "model_fields")), field.annotation)  # fmt: skip
-            fields = getattr(inner, "model_fields", None)
-            names |= {f"{name}.{key}" for key in fields} if fields else {name}
-    return names
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,7 +85,7 @@ def test_messages_hold_the_shared_tensors_and_numbers_of_the_schema_only(run_of,
         numbers = reply.content["metrics"]
         texts = set(reply.content.config_records.get("config", {}))
         if kind == "personalize":
-            assert set(numbers) | texts <= names_of_report() | {"server-round"}
+            assert set(numbers) | texts <= names_of(Report) | {"server-round"}
         else:
             assert set(numbers) == UP[kind]
             assert not texts
