@@ -46,6 +46,11 @@ POSITION = "position of the row"
 AS_NAMED = "path as the table names it"
 """Column that takes the place of the paths of images."""
 
+PATCHES = "pixel_attention_mask"
+"""Model input that says which patches of an image are none of the padding."""
+BESIDES = (PATCHES, "spatial_shapes")
+"""What an image processor gives next to pixels, for a model that takes patches."""
+
 
 class ImageClassification(Classification):
     """Classification of images by any model with a head for it."""
@@ -89,9 +94,12 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         return client_data(self.settings, client, held, prepare)
 
     def collate(self, samples: Samples) -> Samples:
-        """Scale and normalize the images: pixel · gain − offset."""
+        """Scale and normalize the images: pixel · gain − offset, 0 in what pads patches."""
         pixels = samples["pixel_values"] * samples["gain"] - samples["offset"]
-        return {"pixel_values": pixels, "labels": samples["labels"]}
+        if PATCHES in samples:
+            pixels = pixels * samples[PATCHES][..., None]
+        others = {name: at for name, at in samples.items() if name not in ("gain", "offset")}
+        return {**others, "pixel_values": pixels}
 
 
 def image_mode(model: str) -> str:
@@ -108,7 +116,9 @@ def image_samples(
     -------
     dict
         ``pixel_values`` (n, channels, height, width), uint8; ``gain`` and ``offset`` (n, channels,
-        1, 1), with which pixel · gain − offset is what the image processor gives.
+        1, 1), with which pixel · gain − offset is what the image processor gives. Of a model that
+        takes patches (SigLIP 2): (n, patches, numbers of a patch) and (n, 1, numbers of a patch),
+        ``pixel_attention_mask`` (n, patches) and ``spatial_shapes`` (n, 2).
 
     Raises
     ------
@@ -139,9 +149,11 @@ def image_samples(
         with _usable(model):
             made = processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
             arrays = [array.astype(np.uint8) for array in made["pixel_values"]]
+        others = {name: [*map(np.ndarray.tolist, made[name])] for name in BESIDES if name in made}
         return {
             "pixels": [array.tobytes() for array in arrays],
             "shape": [array.shape for array in arrays],
+            **others,
         }
 
     try:
@@ -160,18 +172,24 @@ def image_samples(
         np.frombuffer(stored, dtype=np.uint8).reshape(shape)
         for stored, shape in zip(prepared["pixels"][:], prepared["shape"][:], strict=True)
     ]
+    others = {
+        name: torch.tensor(prepared[name][:]) for name in BESIDES if name in prepared.column_names
+    }
     with _usable(model):
-        gain, offset = scale_of(processor, channels=arrays[0].shape[0])
+        gain, offset = scale_of(processor, arrays[0].shape, channels=len(mode))
         first = read_image(rows[0][column], mode, int(positions[0]))
         whole = torch.from_numpy(processor([first], return_tensors="np")["pixel_values"][0])
         ours = torch.from_numpy(arrays[0].copy()) * gain - offset
+        if PATCHES in others:
+            ours = ours * others[PATCHES][0][:, None]
         if ours.shape != whole.shape or ((ours - whole).abs() > 1.01 * gain.abs()).any():
             raise ValueError("it does more to pixels than to scale and normalize them")
     n = len(arrays)
     return {
         "pixel_values": torch.from_numpy(np.stack(arrays)),
-        "gain": gain.expand(n, -1, 1, 1),
-        "offset": offset.expand(n, -1, 1, 1),
+        "gain": gain.expand(n, *gain.shape),
+        "offset": offset.expand(n, *offset.shape),
+        **others,
     }
 
 
@@ -223,8 +241,9 @@ def _state(name: str | None) -> tuple[int, int] | None:
     return (file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else None
 
 
-def scale_of(processor: Any, channels: int) -> tuple[Tensor, Tensor]:
-    """Return gain and offset of an image processor, shape (channels, 1, 1) each.
+def scale_of(processor: Any, shape: tuple[int, ...], channels: int) -> tuple[Tensor, Tensor]:
+    """Return gain and offset of an image processor for images of a shape, (channels, 1, 1) each; of
+    patches (patches, numbers), whose last numbers are the channels of a pixel, (1, numbers).
 
     It scales bytes by ``rescale_factor`` and then subtracts ``image_mean`` and divides by
     ``image_std`` (https://huggingface.co/docs/transformers/main_classes/image_processor).
@@ -235,4 +254,7 @@ def scale_of(processor: Any, channels: int) -> tuple[Tensor, Tensor]:
     if processor.do_normalize:
         std = torch.tensor(processor.image_std)
         gain, offset = gain / std, torch.tensor(processor.image_mean) / std
+    if len(shape) == 2:
+        times = shape[1] // channels
+        return gain.repeat(times)[None], offset.repeat(times)[None]
     return gain.reshape(-1, 1, 1), offset.reshape(-1, 1, 1)

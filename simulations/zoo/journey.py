@@ -27,7 +27,7 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import take
 from potara_flwr.tasks.workbench import workbench
 from simulations.zoo.material import write_data, write_processor, write_tokenizer
-from simulations.zoo.tiny import PAD, tiny_config, tiny_model
+from simulations.zoo.tiny import END, PAD, tiny_config, tiny_model
 
 Kind = Literal["image", "text", "causal"]
 AUTO_CLASSES = {
@@ -89,18 +89,35 @@ def walk(kind: Kind, model_type: str, class_name: str, folder: Path) -> Journey:
     folder.mkdir(parents=True)
     own = {"is_decoder": True} if kind == "causal" else {"num_labels": 2}
     try:
-        tiny_model(class_name, model_type, **own).save_pretrained(folder / "model")
+        made = tiny_model(class_name, model_type, **own)
+        if kind != "image":
+            _try_plain(made)
+        made.save_pretrained(folder / "model")
     except ImportError:  # there is no such model without a library: what does a run say?
         tiny_config(model_type).save_pretrained(folder / "model")
         save_file({}, folder / "model" / "model.safetensors", {"format": "pt"})
     except Exception as error:  # noqa: BLE001 — whatever transformers or a configuration raises
         journey.words = _line(error)
         return journey
-    (write_processor if kind == "image" else write_tokenizer)(folder / "model")
+    if kind == "image":
+        write_processor(folder / "model", model_type)
+    elif not write_tokenizer(folder / "model"):
+        journey.words = "the tokenizers of this type do not read the zoo's"
+        return journey
     _run(journey, settings_for(kind, folder))
     journey.words = journey.words.replace(f"{folder}/", "")
     journey.seconds = round(time.perf_counter() - began, 1)
     return journey
+
+
+@torch.no_grad()
+def _try_plain(model: PreTrainedModel) -> None:
+    """Run a tiny model of texts without anything of the project, or raise what transformers does:
+    not every configuration with its sizes shrunk makes a model that runs.
+    """
+    model.config.pad_token_id = PAD
+    ids = torch.tensor([[5, 6, 7, 8, END], [5, 6, END, PAD, PAD]])
+    model(input_ids=ids, attention_mask=(ids != PAD).long())
 
 
 def settings_for(kind: Kind, folder: Path) -> Settings:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from simulations.zoo.tiny import SIDE, WORDS
@@ -21,8 +22,10 @@ NAMES = ("cold", "warm")
 ROWS = 40
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of words that ends every text with a token for it."""
+def write_tokenizer(folder: Path) -> bool:
+    """Write a tokenizer of words that ends every text with a token for it; say whether what
+    transformers loads for the type of the model gives its tokens.
+    """
     words = [*SPECIAL, *(f"w{number}" for number in range(WORDS - len(SPECIAL)))]
     vocabulary = {word: number for number, word in enumerate(words)}
     pad, unknown, end, begin = SPECIAL
@@ -35,10 +38,15 @@ def write_tokenizer(folder: Path) -> None:
         tokenizer_object=tokenizer, pad_token=pad, unk_token=unknown, eos_token=end,
         bos_token=begin,
     ).save_pretrained(folder)  # fmt: skip
+    read = AutoTokenizer.from_pretrained(folder)("w0 w1")["input_ids"]
+    return bool(read == [vocabulary[word] for word in ("w0", "w1", end)])
 
 
-def write_processor(folder: Path) -> None:
+def write_processor(folder: Path, model_type: str) -> None:
     """Write an image processor to the size of the zoo's models."""
+    if model_type == "siglip2":
+        Siglip2ImageProcessorPil(patch_size=4, max_num_patches=64).save_pretrained(folder)
+        return
     ViTImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.5]
     ).save_pretrained(folder)

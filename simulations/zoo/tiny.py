@@ -100,10 +100,14 @@ def _first(table: tuple[tuple[str, int], ...], name: str) -> int | None:
 
 _MLA = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4}
 _MIXED = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16}
 _HEADS = {"head_dim": 16, "num_key_value_heads": 2}
 OWN: dict[str, dict[str, Any]] = {
     "axk1": {**_MLA, "n_group": 2, "topk_group": 2, "qk_head_dim": 16, "head_dim": 8},
+    "bailing_hybrid": {"layer_group_size": 2},
+    "bamba": {**_MAMBA, "attn_layer_indices": [1]},
     "bit": {"num_groups": 8},
+    "codegen": {"n_head": 4, "n_embd": 64, "rotary_dim": 8},
     "cvt": {"embed_dim": [16, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 2, 3]},
     "deepseek_v2": {**_MLA, "n_group": 2, "topk_group": 2, "num_experts_per_tok": 2},
     "deepseek_v3": {**_MLA, "n_group": 2, "topk_group": 2, "qk_head_dim": 16, "head_dim": 8},
@@ -113,8 +117,10 @@ OWN: dict[str, dict[str, Any]] = {
         "out_channels": [16, 24, 40, 80, 112, 192, 320],
     },
     "esm": {"vocab_size": WORDS},
+    "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "donut-swin": {"depths": [1, 1], "num_heads": [2, 2]},
+    "granitemoehybrid": {**_MAMBA, "layer_types": ["mamba", "attention"]},
     "hiera": {"image_size": [SIDE, SIDE], "embed_dim": 16, "num_heads": [1, 1, 2, 2]},
     "hunyuan_v1_dense": _HEADS,
     "hunyuan_v1_moe": _HEADS,
@@ -125,21 +131,34 @@ OWN: dict[str, dict[str, Any]] = {
         "key_dim": [4, 4, 4], "patch_size": 16,
         "down_ops": [["Subsample", 4, 4, 2, 2, 2], ["Subsample", 4, 4, 2, 2, 2]],
     },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"hidden_size": 48},
+    "longcat_flash": {**_MLA, "qk_head_dim": 16, "head_dim": 8},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "ministral": _HEADS,
     "mobilevitv2": {"output_stride": 16},
     "nemotron": _HEADS,
     "perceiver": {"num_cross_attention_heads": 1, "num_self_attention_heads": 2},
     "qwen3_5": {"text_config": {"model_type": "qwen3_5_text", **_MIXED}},
     "qwen3_5_text": _MIXED,
+    "qwen3_5_moe": {"text_config": {"model_type": "qwen3_5_moe_text", **_MIXED}},
+    "qwen3_5_moe_text": _MIXED,
     "qwen3_next": _MIXED,
+    "qwen4_exp": {"text_config": {"model_type": "qwen4_exp_text", **_MIXED}},
+    "qwen4_exp_text": _MIXED,
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
     "swin": {"depths": [1, 1], "num_heads": [2, 2]},
     "t5": {"decoder_start_token_id": 0},
     "textnet": {"hidden_sizes": [16, 16, 16, 16, 16], "stem_out_channels": 16},
     "xlnet": {"d_model": 32, "n_head": 2, "d_head": 16},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2},
+    "youtu": {**_MLA, "qk_head_dim": 16, "head_dim": 8},
+    "zamba": {
+        "num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 64, "attention_head_dim": 32,
+    },
     "zamba2": {
         "num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2,
         "attention_hidden_size": 64, "attention_head_dim": 32,
@@ -160,6 +179,8 @@ def tiny_model(class_name: str, model_type: str, **settings: Any) -> PreTrainedM
     for name, value in settings.items():
         setattr(config, name, value)
     model_class = getattr(transformers, class_name)
+    if not isinstance(config, model_class.config_class):  # the language model of several modalities
+        config = config.get_text_config(decoder=True)
     with torch.device("meta"):
         size = sum(at.numel() for at in model_class(config).parameters())
     if size > MOST_PARAMETERS:

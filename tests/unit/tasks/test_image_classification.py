@@ -6,18 +6,22 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import make_tiny_cifar, make_tiny_vit
+from transformers import Siglip2Config, Siglip2ForImageClassification
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.sources import load_table
+from potara_flwr.models.lora import LoraModel
 from potara_flwr.run_config import from_flat
-from potara_flwr.tasks.base import num_samples
+from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.image_classification import (
     ImageClassification,
     UnreadableError,
     read_image,
 )
 from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.gradients import per_sample_gradients
 from potara_flwr.training.local_steps import train
 
 
@@ -70,6 +74,48 @@ def test_a_batch_is_what_the_image_processor_gives(settings_of, tiny_vit, cifar)
     assert distance.min(1).values.max() < 1e-4
     assert sorted(distance.argmin(1).tolist()) == list(range(len(table)))
     assert torch.equal(labels, torch.tensor(table["fine_label"][:])[distance.argmin(1)])
+
+
+def test_patches_are_what_the_image_processor_gives(settings_of, cifar, tmp_path):
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "intermediate_size": 24, "patch_size": 8, "num_patches": 16}  # fmt: skip
+    text = {**vision, "vocab_size": 40, "projection_size": 16}
+    Siglip2ForImageClassification(
+        Siglip2Config(vision_config=vision, text_config=text)
+    ).save_pretrained(tmp_path)
+    # Of at most 20 patches an image of 32 × 32 pixels has 16: the last four are padding.
+    processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=20)
+    processor.save_pretrained(tmp_path)
+    settings = settings_of(
+        {"task.model": str(tmp_path), "data.partition": "iid", "data.num-clients": 1,
+         "data.train-samples": 0}
+    )  # fmt: skip
+    task = ImageClassification(settings)
+    data = task.load_client(0)
+    assert data.train["pixel_values"].dtype == torch.uint8
+    expected = processor(load_table(str(cifar), "", "train")["img"][:], return_tensors="pt")
+    found = task.collate(data.train)
+    assert found.keys() == {*expected.keys(), "labels"}
+    distance = torch.cdist(
+        found["pixel_values"].flatten(1), expected["pixel_values"].flatten(1),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )  # fmt: skip
+    assert distance.min(1).values.max() < 1e-4
+    assert not found["pixel_values"][:, -4:].any()
+    for name in ("pixel_attention_mask", "spatial_shapes"):
+        assert torch.equal(found[name], expected[name][distance.argmin(1)])
+    model = LoraModel(task.load_base_model(), settings.lora, None, 0)
+    few = take(data.train, slice(4))
+    together = per_sample_gradients(model, task, model.initial, few)
+    assert together.batched
+    assert torch.allclose(
+        together.losses[1], task.losses(*_alone(model, task, few, 1))[0], atol=1e-5
+    )
+
+
+def _alone(model, task, samples, row):
+    batch = task.collate(take(samples, slice(row, row + 1)))
+    return model(model.initial, batch), batch
 
 
 def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_path):
