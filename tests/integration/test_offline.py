@@ -110,7 +110,7 @@ def test_a_client_that_never_took_part_brings_its_own_data(tmp_path):
     settings = from_flat(
         {**preset, "task.model": str(model), "data.path": str(tmp_path / "theirs.parquet"),
          "data.num-clients": 2, "data.test-samples": 0, "calibration.samples": 4,
-         "run.results": str(tmp_path / "run")}
+         "run.results": str(tmp_path / "run"), "run.report": False}
     )  # fmt: skip
     federated = run_in_process(settings) / "federated"
     mine = str(tmp_path / "mine.parquet")
@@ -149,7 +149,7 @@ def test_labels_mean_what_they_meant_in_the_run(tmp_path):
         {**compose_settings(["experiment=sentiment-tiny"]).to_flat(),
          "task.model": str(tmp_path / "model"), "data.path": str(tmp_path / "theirs.csv"),
          "data.num-clients": 2, "data.test-samples": 0, "calibration.samples": 4,
-         "train.local-steps": 20, "run.results": str(tmp_path / "run")}
+         "train.local-steps": 20, "run.results": str(tmp_path / "run"), "run.report": False}
     )  # fmt: skip
     federated = run_in_process(settings) / "federated"
     run = json.loads((federated / "run.json").read_text())
