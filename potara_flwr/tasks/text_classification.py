@@ -140,6 +140,12 @@ def text_samples(
     cut = sum(encoded[CUT])
     tokens = encoded.remove_columns(CUT)[:]
     samples: Samples = dict(tokenizer.pad(tokens, padding=True, return_tensors="pt"))
+    for at in (samples["attention_mask"].sum(1) == 0).nonzero()[:1]:
+        raise SettingsError(
+            f"{setting}: {source.where}, column {column!r}: row {int(positions[at])}, of client "
+            f"{client}, has no token of task.model {name!r}; remove it from the data, or mend the "
+            "tokenizer"
+        )
     check_length(name, samples["input_ids"].shape[1], f"client {client}")
     check_tokens(name, samples["input_ids"], f"client {client}")
     return samples, cut

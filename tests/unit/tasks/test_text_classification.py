@@ -1,5 +1,7 @@
 """Texts: whose rows are whose, what is for testing, and what cannot be read."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -394,3 +396,19 @@ def test_a_text_has_one_loss_in_any_batch_whatever_the_side_and_id_of_padding(
     again = tokenizer(texts, padding=True, return_tensors="pt")
     assert torch.equal(again["input_ids"], joined["input_ids"])
     assert torch.equal(again["attention_mask"], joined["attention_mask"])
+
+
+def test_a_text_without_a_token_is_named(settings_of, tmp_path):
+    folder = make_tiny_bert(tmp_path / "bert")
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    rules["normalizer"] = {"type": "Replace", "pattern": {"String": "w1"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+
+    def change(table):
+        table.loc[1, "text"] = "w1"
+
+    whole = {"task.model": str(folder), "data.train-samples": 0}
+    settings = rewritten(settings_of, tmp_path, change, whole)
+    words = r"changed\.parquet, column 'text': row 1, of client 1, has no token of task\.model"
+    with pytest.raises(SettingsError, match=words):
+        TextClassification(settings).load_client(1)

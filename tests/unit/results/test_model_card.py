@@ -1,0 +1,100 @@
+"""A card's code, run as it stands, loads what was saved, whatever the architecture."""
+
+import json
+import re
+import warnings
+
+import datasets
+import pytest
+import torch
+from architectures import IMAGE, SIDE, TEXT, write_image_model, write_text_model
+from PIL import Image
+from tiny_models import WORDS
+
+from potara_flwr.results.saving import save_with_card
+from potara_flwr.run_config import from_flat
+from potara_flwr.tasks.workbench import Workbench
+from potara_flwr.training.local_steps import evaluate, train
+
+CLASSES = ("no", "yes, it's")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def settings_of(folder, name, dtype):
+    values = {
+        "data.num-clients": 1, "data.partition": "iid", "calibration.samples": 2, "lora.rank": 2,
+        "train.batch-size": 4, "train.learning-rate": 0.05, "model.dtype": dtype,
+    }  # fmt: skip
+    if name in IMAGE:
+        for number in range(20):
+            place = folder / "data" / CLASSES[number % 2] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            colour = (number * 12, 240 - number * 9, 30 + number % 5)
+            Image.new("RGB", (20, 24), colour).save(place)
+        model, task = write_image_model(folder / "model", name), "image-classification"
+        values["data.path"] = str(folder / "data")
+    else:
+        rows = [
+            {"text": " ".join(WORDS[number % 9 : number % 9 + 1 + number % 7]),
+             "label": CLASSES[number % 2]}
+            for number in range(24)
+        ]  # fmt: skip
+        (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        model, task = write_text_model(folder / "model", name), "text-classification"
+        values["data.path"] = str(folder / "data.jsonl")
+    return from_flat({**values, "task.name": task, "task.model": str(model)})
+
+
+def check(folder, name, dtype="float32", tolerance=1e-4):
+    settings = settings_of(folder, name, dtype)
+    bench = Workbench(settings)
+    data = bench.client(0)
+    model = bench.model_for(data)
+    adapter, _ = train(
+        model, bench.task, model.initial, data.train, settings.train, steps=3, seed=0, who="test"
+    )
+    told = evaluate(model, bench.task, adapter, data.test)
+    assert told != evaluate(model, bench.task, model.initial, data.test)
+    place = folder / "saved"
+    save_with_card(place, adapter, model, settings, place, "# An adapter\n", data.classes)
+    first, second = re.findall(r"```python\n(.*?)```", (place / "README.md").read_text(), re.DOTALL)
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(first, names)
+    assert names["model"].config.id2label == dict(enumerate(CLASSES))
+    assert names["base"].dtype == getattr(torch, dtype)
+    if name in IMAGE:
+        names["images"] = [
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in data.test["pixel_values"]
+        ]
+        assert names["images"][0].size == (SIDE, SIDE)
+    else:
+        names["texts"] = [
+            names["tokenizer"].decode(ids[mask > 0])
+            for ids, mask in zip(
+                data.test["input_ids"], data.test["attention_mask"], strict=True
+            )
+        ]  # fmt: skip
+    exec(second, names)
+    loss = torch.nn.functional.cross_entropy(names["logits"].float(), data.test["labels"]).item()
+    assert loss == pytest.approx(told.loss, rel=tolerance)
+    right = [
+        predicted == CLASSES[label]
+        for predicted, label in zip(names["predicted"], data.test["labels"], strict=True)
+    ]
+    assert sum(right) / len(right) == pytest.approx(told.accuracy)
+
+
+@pytest.mark.parametrize("name", IMAGE | TEXT)
+def test_the_code_gives_the_numbers(name, tmp_path):
+    check(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet", "deberta-v2", "llama", "gpt2"])
+def test_in_bfloat16_to_rounding(name, tmp_path):
+    check(tmp_path, name, "bfloat16", 2e-2)
