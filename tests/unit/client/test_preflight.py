@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -49,6 +50,7 @@ def test_nothing_is_changed(tiny, tmp_path):
     initial = copy.deepcopy(bench.model.initial)
     samples = copy.deepcopy(data)
     random = torch.get_rng_state()
+    apart = bench.model.keeps_samples_apart
     preflight(bench, data, tmp_path)
     assert torch.equal(torch.get_rng_state(), random)
     assert list(tmp_path.iterdir()) == []
@@ -58,7 +60,7 @@ def test_nothing_is_changed(tiny, tmp_path):
         for name, tensor in getattr(samples, part).items():
             assert torch.equal(tensor, getattr(data, part)[name])
     assert not bench.model.module.training
-    assert bench.model.keeps_samples_apart is None
+    assert bench.model.keeps_samples_apart is apart
 
 
 def test_a_run_has_the_same_bits_without(tiny, tmp_path, monkeypatch):
@@ -177,27 +179,37 @@ class Counting(nn.Module):
         return states
 
 
-def patched(bench, forward):
-    """Let something happen before the head of a model."""
-    head = bench.model.module.get_base_model().classifier
-    head.register_forward_pre_hook(forward)
-    return bench
+@contextmanager
+def watched(bench, hook):
+    """Let something happen before the head of a model, which other tests may share."""
+    handle = bench.model.module.get_base_model().classifier.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def test_a_model_that_changes_in_training(bench):
     vit = bench.model.module.get_base_model().vit
     vit.counting = Counting()
-    patched(bench, lambda *_: [vit.counting(torch.zeros(1)), None][1])
-    with pytest.raises(SettingsError, match=r"changes \S*counting.count in training"):
-        preflight(bench, bench.client(0))
+    try:
+        with (
+            watched(bench, lambda *_: [vit.counting(torch.zeros(1)), None][1]),
+            pytest.raises(SettingsError, match=r"changes \S*counting.count in training"),
+        ):
+            preflight(bench, bench.client(0))
+    finally:
+        del vit.counting
 
 
 def test_a_step_that_fails(bench):
     def fails(*_):
         raise NotImplementedError("no backward\npass here")
 
-    patched(bench, fails)
-    with pytest.raises(SettingsError, match=r"cannot take an optimizer step .*no backward pass"):
+    with (
+        watched(bench, fails),
+        pytest.raises(SettingsError, match=r"cannot take an optimizer step .*no backward pass"),
+    ):
         preflight(bench, bench.client(0))
 
 
