@@ -33,6 +33,8 @@ from potara_flwr.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 
+HEAD_SEED = "task head"
+"""Names the seed by which what a checkpoint lacks is made anew."""
 FOUR_BITS: dict[str, Any] = {
     "load_in_4bit": True,
     "bnb_4bit_quant_type": "nf4",
@@ -130,7 +132,7 @@ def _load_classifier(
     auto_class: Any, what: str, settings: Settings, num_classes: int
 ) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "task head"))
+        torch.manual_seed(derive_seed(settings.seed, HEAD_SEED))
         return load_pretrained(
             auto_class, what, settings, num_labels=num_classes, ignore_mismatched_sizes=True
         )

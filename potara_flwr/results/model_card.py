@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from potara_flwr.core.seeds import derive_seed
 from potara_flwr.models.adapter import Adapter, kind_of
-from potara_flwr.models.base_models import FOUR_BITS
+from potara_flwr.models.base_models import FOUR_BITS, HEAD_SEED
 from potara_flwr.models.lora import LoraModel
 from potara_flwr.models.pretrained import find_model
 from potara_flwr.tasks.base import Task
@@ -31,6 +32,7 @@ def code_section(
         imports.add("BitsAndBytesConfig")
     loads = "\n".join(
         [
+            *_seed_code(adapter, task),
             f"base = {task.auto_class}.from_pretrained(",
             *(f"    {line}," for line in [repr(place), *options]),
             ")",
@@ -87,6 +89,14 @@ def _options(adapter: Adapter, task: Task, classes: tuple[str, ...]) -> list[str
 def _head(adapter: Adapter) -> list[Tensor]:
     """Return the tensors of an adapter's head, where it has one."""
     return [tensor for name, tensor in adapter.items() if kind_of(name) == "head"]
+
+
+def _seed_code(adapter: Adapter, task: Task) -> list[str]:
+    """Return the line by which what the checkpoint lacks is made anew as it was in the run."""
+    if not _head(adapter):
+        return []
+    seed = derive_seed(task.settings.seed, HEAD_SEED)
+    return [f"torch.manual_seed({seed})  # makes what the checkpoint lacks, such as a pooler"]
 
 
 def _head_code(adapter: Adapter, model: LoraModel) -> list[str]:

@@ -24,7 +24,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def settings_of(folder, name, dtype):
+def settings_of(folder, name, dtype, **how):
     values = {
         "data.num-clients": 1, "data.partition": "iid", "calibration.samples": 2, "lora.rank": 2,
         "train.batch-size": 4, "train.learning-rate": 0.05, "model.dtype": dtype,
@@ -44,13 +44,13 @@ def settings_of(folder, name, dtype):
             for number in range(24)
         ]  # fmt: skip
         (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        model, task = write_text_model(folder / "model", name), "text-classification"
+        model, task = write_text_model(folder / "model", name, **how), "text-classification"
         values["data.path"] = str(folder / "data.jsonl")
     return from_flat({**values, "task.name": task, "task.model": str(model)})
 
 
-def check(folder, name, dtype="float32", tolerance=1e-4):
-    settings = settings_of(folder, name, dtype)
+def check(folder, name, dtype="float32", tolerance=1e-4, **how):
+    settings = settings_of(folder, name, dtype, **how)
     bench = Workbench(settings)
     data = bench.client(0)
     model = bench.model_for(data)
@@ -98,3 +98,7 @@ def test_the_code_gives_the_numbers(name, tmp_path):
 @pytest.mark.parametrize("name", ["vit", "resnet", "deberta-v2", "llama", "gpt2"])
 def test_in_bfloat16_to_rounding(name, tmp_path):
     check(tmp_path, name, "bfloat16", 2e-2)
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_made_as_in_the_run(tmp_path):
+    check(tmp_path, "bert", auto_class="AutoModelForMaskedLM")
