@@ -39,6 +39,8 @@ PROJECTIONS = (
     ("in_proj",),
 )
 """Names of the query and value projections in transformers' models, where peft knows none."""
+TOWER = re.compile(r"(^|\.)(vision|visual|image|audio|speech)\w*\.")
+"""Part of a language model that sees or hears, which texts do not reach."""
 
 
 def find_head(base: nn.Module) -> tuple[str, ...]:
@@ -111,6 +113,7 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
         Separated by commas; each ends the name of a linear or convolutional module. Empty takes
         peft's choice for the architecture, or else its query and value projections; without
         attention, all linear modules, and without these all convolutions that are not grouped.
+        What sees or hears in a language model is left out.
 
     Raises
     ------
@@ -123,6 +126,12 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
         for name, module in _pretrained(base, (nn.Conv1d, nn.Conv2d)).items()
         if module.groups == 1
     }
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted and any(not TOWER.search(name) for name in (*linear, *convolutions)):
+        linear, convolutions = (
+            {name: module for name, module in modules.items() if not TOWER.search(name)}
+            for modules in (linear, convolutions)
+        )
     known_modules = [*linear, *convolutions]
 
     def missing(wanted: Sequence[str]) -> list[str]:
@@ -132,7 +141,6 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
             if not any(f".{found}".endswith(f".{name}") for found in known_modules)
         ]
 
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
     architecture = getattr(getattr(base, "config", None), "model_type", "")
     known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(architecture)
     choices = [wanted] if wanted else [*([known] if known else []), *PROJECTIONS]

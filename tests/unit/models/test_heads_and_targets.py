@@ -13,6 +13,8 @@ from transformers import (
     DeepseekV3ForSequenceClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    GitConfig,
+    GitForCausalLM,
     LevitConfig,
     LevitForImageClassification,
     PerceiverConfig,
@@ -141,6 +143,14 @@ def test_heads_and_targets_are_found_by_what_the_architecture_says(make):
     assert set(shapes.values()) == {5}
     assert len(shapes) == len(class_parameters(make()))
     assert before.keys() == make().state_dict().keys()
+
+
+def test_texts_reach_the_adapters_of_a_model_that_sees_too():
+    text = {**SMALL, "vocab_size": 50, "pad_token_id": 0, "max_position_embeddings": 32}
+    base = GitForCausalLM(GitConfig(**text, vision_config=VISION, bos_token_id=1, eos_token_id=2))
+    # The names of the vision tower's projections, q_proj and v_proj, are known too.
+    assert target_modules(base, "") == ["query", "value"]
+    assert target_modules(base, "q_proj") == ["q_proj"]
 
 
 def test_grouped_convolutions_get_no_adapter():
