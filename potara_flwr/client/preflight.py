@@ -14,6 +14,7 @@ from torch import Tensor
 
 from potara_flwr.core.errors import PotaraError, SettingsError, StorageError
 from potara_flwr.core.storage import writing
+from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import LoraModel, load_adapter
 from potara_flwr.results.saving import save_with_card
@@ -53,6 +54,7 @@ def preflight(bench: Workbench, data: ClientData, folder: Path | None = None) ->
     who = f"client {data.client}, before round 1"
     with _tried(bench, who, "be loaded"):
         model = bench.model_for(data)
+    METHODS[settings.method].check(model)
     before = _buffers(model)
     with _tried(bench, who, "take an optimizer step"):
         adapter, _ = train(

@@ -93,6 +93,7 @@ METHODS: dict[str, Method] = {
         adapters=("initial", "federated", "local"),
         personalize=train_local_after,
         local_phase=True,
+        weighs=("A", "B", "head"),
     ),
     "feddpa_t": Method(
         title="FedDPA-T",
@@ -105,6 +106,7 @@ METHODS: dict[str, Method] = {
         personalize=keep_pair,
         train_round=train_local_then_federated,
         trainings=2,
+        weighs=("A", "B", "head"),
     ),
     "ditto": Method(
         title="Ditto",
@@ -139,6 +141,7 @@ METHODS: dict[str, Method] = {
         train_round=train_individual,
         score_round=score_mixed,
         strategy=RestOfWorld,
+        weighs=("A", "B"),
     ),
     "ties": Method(
         title="TIES",

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from potara_flwr.core.errors import SettingsError
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.outcome import Outcome, Update, single
 from potara_flwr.models.adapter import Adapter, Kind, kind_of
+from potara_flwr.models.lora import LoraModel
 from potara_flwr.settings.schema import Settings
 from potara_flwr.strategies.lora_averaging import LoraAveraging, round_size
 from potara_flwr.tasks.base import ClientData
@@ -71,6 +75,25 @@ class Method:
     keeps_calibration_out: bool = False
     """Whether calibration samples are kept out of the rounds' training."""
     strategy: type[LoraAveraging] = LoraAveraging
+    weighs: tuple[Kind, ...] = ()
+    """What of two adapters is weighed in every forward pass, which must stand in linear modules."""
+
+    def check(self, model: LoraModel) -> None:
+        """Check that a model's adapters can be what this method makes of them.
+
+        Raises
+        ------
+        SettingsError
+            What the method weighs stands in a module that is not linear; names it.
+        """
+        for name, parameter in model.parameters.items():
+            owner = model.module.get_submodule(parameter.rpartition(".")[0])
+            if kind_of(name) in self.weighs and not isinstance(owner, nn.Linear):
+                raise SettingsError(
+                    f"{self.title} weighs two adapters in linear modules, but "
+                    f"{name.rpartition('.')[0]} is a {type(owner).__name__}; choose another method"
+                    + ("" if kind_of(name) == "head" else ", or others in lora.target-modules")
+                )
 
     def client(self, bench: Workbench, data: ClientData, **so_far: Any) -> Client:
         """Return the client with these samples as this method sees it; ``so_far`` is what it has

@@ -160,6 +160,17 @@ def test_an_image_processor_that_cannot_be_used(change, match, tmp_path):
     refused(image_settings(tmp_path, model), match)
 
 
+@pytest.mark.parametrize("method", ["feddpa_f", "feddpa_t", "fedalt"])
+def test_methods_that_weigh_two_adapters_want_linear_modules(method, tmp_path):
+    settings = image_settings(tmp_path, write_image_model(tmp_path / "resnet", "resnet"))
+    tried(settings)
+    refused(
+        settings.model_copy(update={"method": method}),
+        r"weighs two adapters in linear modules, but .*convolution\.lora_A is a Conv2d; choose "
+        r"another method, or others in lora\.target-modules$",
+    )
+
+
 def test_a_missing_image_processor(tmp_path):
     model = write_image_model(tmp_path / "vit", "vit")
     (model / "preprocessor_config.json").unlink()
