@@ -94,6 +94,8 @@ def _cure(error: Exception) -> str:
             "set model.gradient-checkpointing=true or model.dtype=bfloat16, or lower "
             "data.max-tokens"
         )
+    if isinstance(error, AttributeError):
+        return "name other modules in lora.target-modules, or choose another model"
     return "mend its folder (config.json, tokenizer, image processor) or choose another model"
 
 

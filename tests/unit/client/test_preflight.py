@@ -171,6 +171,15 @@ def test_methods_that_weigh_two_adapters_want_linear_modules(method, tmp_path):
     )
 
 
+def test_a_layer_that_others_look_into_cannot_be_adapted(tmp_path):
+    # Its padding is computed from a convolution's stride, which a wrapped one does not have.
+    model = write_image_model(tmp_path / "mobilenet", "mobilenet_v2", tf_padding=True)
+    refused(
+        image_settings(tmp_path, model),
+        r"cannot take an optimizer step .*'stride'\); name other modules in lora.target-modules",
+    )
+
+
 def test_a_missing_image_processor(tmp_path):
     model = write_image_model(tmp_path / "vit", "vit")
     (model / "preprocessor_config.json").unlink()
