@@ -16,7 +16,7 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", classes(), ids=":".join)
+@pytest.mark.parametrize("one", list(classes()), ids=":".join)
 def test_an_architecture_comes_as_far_as_the_page_says(one, tmp_path):
     known = stored()[":".join(one)]  # `make zoo` walks what lacks
     assert walk(*one, tmp_path / one.class_name).outcome == known["outcome"]
