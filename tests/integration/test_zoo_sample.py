@@ -1,6 +1,5 @@
 """A sample of the zoo: architectures of every kind through a run, loaded by plain peft after it."""
 
-import datasets
 import pytest
 
 from simulations.zoo.journey import walk
@@ -20,13 +19,6 @@ SAMPLE = {
     ("causal", "bloom", "BloomForCausalLM"): "batched",
     ("causal", "mamba", "MambaForCausalLM"): "batched",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
 
 
 @pytest.mark.integration

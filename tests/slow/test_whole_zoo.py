@@ -1,18 +1,10 @@
 """The whole zoo: every architecture comes as far as docs/reference/models.md says."""
 
-import datasets
 import pytest
 
 from simulations.zoo.catalogue import classes
 from simulations.zoo.journey import walk
 from simulations.zoo.page import stored
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
 
 
 @pytest.mark.slow
