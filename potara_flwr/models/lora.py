@@ -272,9 +272,17 @@ def save_adapter(
     config: LoraConfig,
     base_model: str,
     buffers: Mapping[str, Tensor] = MappingProxyType({}),
+    task_type: str | None = None,
 ) -> None:
     """Write an adapter, and the buffers of its head, as a folder that
     ``PeftModel.from_pretrained`` loads.
+
+    Parameters
+    ----------
+    base_model : str
+        Name of the base model, as who loads the adapter knows it.
+    task_type : str, optional
+        peft's name of the task, for one that it has a class for (``peft.TaskType``).
 
     The rank is read off the tensors, and alpha follows it so that the scaling stays the same: an
     exact merge has twice the rank of its parts (peft's checkpoint format,
@@ -285,6 +293,7 @@ def save_adapter(
         "r": rank,
         "lora_alpha": config.lora_alpha * rank / config.r,
         "base_model_name_or_path": base_model,
+        "task_type": task_type,
         "inference_mode": True,
         # Sets have no order of their own; a sorted list gives the same file every time.
         "target_modules": sorted(config.target_modules or []),

@@ -1,9 +1,13 @@
-"""The code on a model card: with it, and without this package, an adapter gives the numbers of the
-results.
+"""What a model card says besides the numbers: to the hub, what the adapter is; to its reader, the
+code with which, without this package, it gives the numbers of the results.
 """
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import Tensor
 
 from potara_flwr.core.seeds import derive_seed
@@ -12,6 +16,72 @@ from potara_flwr.models.base_models import FOUR_BITS, HEAD_SEED
 from potara_flwr.models.lora import LoraModel
 from potara_flwr.models.pretrained import find_model
 from potara_flwr.tasks.base import Task
+
+KINDS = {
+    "AutoModelForCausalLM": ("CAUSAL_LM", "text-generation"),
+    "AutoModelForSequenceClassification": ("SEQ_CLS", "text-classification"),
+    "AutoModelForImageClassification": (None, "image-classification"),
+}
+"""Auto class → peft's type of task, where it has one, and the hub's."""
+
+METRICS = {"exact-match": "exact_match", "rouge-l": "rouge"}
+"""Metric of answers → the hub's name of it, where that is another."""
+
+
+def task_type_of(adapter: Adapter, task: Task) -> str | None:
+    """Return the type of task in an adapter's configuration, by which peft chooses a class. A
+    classifier's makes peft look for a head, and is told of an adapter with one alone.
+    """
+    task_type, _ = KINDS[task.auto_class]
+    return task_type if task_type != "SEQ_CLS" or _head(adapter) else None
+
+
+def metadata(task: Task, title: str, accuracy: float | None) -> str:
+    """Return the YAML at the head of a model card
+    (https://huggingface.co/docs/hub/model-cards#model-card-metadata).
+
+    Parameters
+    ----------
+    title : str
+        Of the model.
+    accuracy : float, optional
+        On test data; told with the name of the data set.
+    """
+    settings, (_, pipeline_tag) = task.settings, KINDS[task.auto_class]
+    base = settings.run.base_model_name or settings.task.model
+    on_hub = not Path(find_model(base)).exists()
+    answers = settings.task.name == "instruction" and not settings.data.options_column
+    data = settings.data.datasets or settings.data.path or settings.task.name
+    scored = EvalResult(
+        task_type=pipeline_tag,
+        dataset_type="own" if Path(data).exists() else data,
+        dataset_name=f"{Path(data).name}, test samples of the federation",
+        metric_type=METRICS.get(settings.task.metric, settings.task.metric)
+        if answers
+        else "accuracy",
+        metric_value=round(accuracy, 4) if accuracy is not None else None,
+    )
+    return ModelCardData(
+        base_model=base if on_hub else None,
+        library_name="peft",
+        license=license_of(find_model(settings.task.model)),
+        model_name=title,
+        pipeline_tag=pipeline_tag,
+        tags=["lora", "federated-learning"],
+        eval_results=[scored] if accuracy is not None else None,
+    ).to_yaml()
+
+
+def license_of(base: str) -> str | None:
+    """Return the licence that the card in a base model's folder tells, None where none does."""
+    card = Path(base) / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        told = ModelCard.load(card).data.to_dict().get("license")
+    except ValueError:  # no card, whatever else stands in a README
+        return None
+    return told if isinstance(told, str) else None
 
 
 def code_section(
@@ -64,6 +134,10 @@ from transformers import {", ".join(sorted(imports))}
 ```python
 {usage.runs}
 ```
+
+## How to publish it
+
+`hf upload USER/NAME {shlex.quote(folder)}`. Others then have what it has learned from its data.
 """
 
 

@@ -13,7 +13,7 @@ from potara_flwr.methods import METHODS, Client, Outcome
 from potara_flwr.models.adapter import Adapter, kind_of
 from potara_flwr.models.lora import LoraModel, save_adapter
 from potara_flwr.models.pretrained import find_model
-from potara_flwr.results.model_card import code_section
+from potara_flwr.results.model_card import code_section, metadata, task_type_of
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
 
@@ -35,8 +35,10 @@ def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
     with whole_folder(folder) as target:
         for name, adapter in outcome.adapters.items():
             card = cards.get(name) or part_card(number, name, outcome.report)
+            report = outcome.report
+            accuracy = report.accuracy.get(name) if name else report.personalized.accuracy
             place, classes = folder / name, client.data.classes
-            save_with_card(target / name, adapter, model, settings, place, card, classes)
+            save_with_card(target / name, adapter, model, settings, place, card, classes, accuracy)
         if "" not in outcome.adapters:
             (target / "README.md").write_text(cards[""])
         for name, tensors in outcome.tensors.items():
@@ -66,7 +68,7 @@ The average of the clients' adapters after {method.rounds(settings)} federated r
 - mean test accuracy over clients: {accuracy:.4f}
 """
     with whole_folder(folder) as target:
-        save_with_card(target, adapter, model, settings, folder, card, classes)
+        save_with_card(target, adapter, model, settings, folder, card, classes, accuracy)
         sha256 = file_hash(target / ADAPTER_FILE)
         run = {"sha256": sha256, "classes": classes, "config": settings.computed()}
         (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
@@ -132,17 +134,25 @@ def save_with_card(
     folder: Path,
     card: str,
     classes: tuple[str, ...],
+    accuracy: float | None = None,
 ) -> None:
     """Write adapter, classes and card to ``target``; the card tells how to load it from
     ``folder``.
+
+    Parameters
+    ----------
+    accuracy : float, optional
+        On test data, where it was scored.
     """
     if classes and any(kind_of(name) == "head" for name in adapter):
         text = json.dumps({"id2label": dict(enumerate(classes))}, indent=1, ensure_ascii=False)
         target.mkdir(parents=True, exist_ok=True)
         (target / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
-    base = find_model(settings.task.model)
-    save_adapter(target, adapter, model.config, base, model.buffers)
+    base = settings.run.base_model_name or find_model(settings.task.model)
     task = TASKS[settings.task.name](settings)
+    task_type = task_type_of(adapter, task)
+    save_adapter(target, adapter, model.config, base, model.buffers, task_type)
     code = code_section(adapter, model, task, classes, str(folder))
-    text = f"---\nlibrary_name: peft\ntags: [lora, federated-learning]\n---\n{card}\n{code}"
+    head = metadata(task, card.partition("\n")[0].removeprefix("# "), accuracy)
+    text = f"---\n{head}\n---\n{card}\n{code}"
     (target / "README.md").write_text(text, encoding="utf-8")

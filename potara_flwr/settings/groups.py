@@ -391,6 +391,11 @@ class RunSettings(Group):
         description="draw report.html and its figures at the end; without them `potara report` "
         "draws them later",
     )
+    base_model_name: str = Field(
+        "",
+        description="name of the base model in saved adapters, as a server of them knows it, e.g. "
+        "its hub id where `task.model` is a folder; empty is `task.model`",
+    )
     tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
         "none",
         description="where rounds and the end are logged besides; each is an extra: "

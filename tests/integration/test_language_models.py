@@ -2,15 +2,19 @@
 
 import json
 import math
+import os
+import stat
 
 import pytest
 import torch
 from hub_copies import write_copies
 from peft import PeftModel
+from safetensors.torch import load_file
 from tiny_llama import make_tiny_llama
 from transformers import AutoModelForCausalLM
 
 from potara_flwr.in_process import run_in_process
+from potara_flwr.results.saving import ADAPTER_FILE
 from potara_flwr.run_config import from_flat
 from potara_flwr.running.composition import compose_settings
 from potara_flwr.tasks import causal
@@ -80,6 +84,44 @@ def test_a_tiny_variant_runs_offline(preset, runs):
         assert all(math.isfinite(loss) for loss in client["loss"].values())
         assert client["loss"]["local"] != client["loss"]["initial"]
     assert (folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_saved_adapters_are_such_as_servers_take(preset, runs):
+    folder, settings, _ = runs[preset]
+    places = sorted(file.parent for file in folder.rglob("adapter_config.json"))
+    assert len(places) == 1 + 2 * settings.data.num_clients  # federated; personalized and local
+    umask = os.umask(0)
+    os.umask(umask)
+    for place in places:
+        config = json.loads((place / "adapter_config.json").read_text())
+        assert config["task_type"] == "CAUSAL_LM"
+        assert config["base_model_name_or_path"] == settings.task.model
+        assert config["modules_to_save"] is None
+        assert config["bias"] == "none"
+        assert (config["rank_pattern"], config["alpha_pattern"]) == ({}, {})
+        assert config["target_modules"] == sorted(config["target_modules"])
+        shapes = {name: t.shape for name, t in load_file(place / ADAPTER_FILE).items()}
+        layers = {}
+        for name, shape in shapes.items():
+            stem, sign, which = name.removesuffix(".weight").rpartition(".lora_")
+            assert sign
+            assert which in "AB"
+            assert config["r"] == shape["AB".index(which)]
+            layer, _, module = stem.partition("layers.")[2].partition(".")
+            layers.setdefault(layer, set()).add((module.rpartition(".")[2], which))
+        expected = {(target, which) for target in config["target_modules"] for which in "AB"}
+        assert all(found == expected for found in layers.values())
+        for file in place.iterdir():
+            allowed = 0o777 if file.is_dir() else 0o666
+            assert stat.S_IMODE(file.stat().st_mode) == allowed & ~umask, file
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_adapters_of_a_preset_have_a_rank_that_servers_take(preset):
+    settings = compose_settings([f"experiment={preset}"])
+    doubled = settings.merge.space == "delta" and not settings.merge.svd
+    assert settings.lora.rank * (1 + doubled) in (1, 8, 16)  # vLLM's, its default limit being 16
 
 
 def test_saved_adapters_answer_in_plain_peft_as_the_results_say(places, tmp_path):

@@ -8,6 +8,7 @@ import datasets
 import pytest
 import torch
 from architectures import IMAGE, SIDE, TEXT, write_image_model, write_text_model
+from huggingface_hub import ModelCard
 from PIL import Image
 from tiny_models import WORDS
 
@@ -102,3 +103,32 @@ def test_in_bfloat16_to_rounding(name, tmp_path):
 
 def test_a_pooler_that_the_checkpoint_lacks_is_made_as_in_the_run(tmp_path):
     check(tmp_path, "bert", auto_class="AutoModelForMaskedLM")
+
+
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_the_hub_reads_what_the_card_tells(tmp_path, on_hub):
+    settings = settings_of(tmp_path, "bert", "float32")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    if on_hub:
+        run = settings.run.model_copy(update={"base_model_name": "google-bert/bert-base-uncased"})
+        settings = settings.model_copy(update={"run": run})
+    bench = Workbench(settings)
+    data = bench.client(0)
+    model, place = bench.model_for(data), tmp_path / "adapter"
+    card = "# Adapter of client 0\n"
+    save_with_card(
+        place, model.initial, model, settings, place, card, data.classes, accuracy=0.87654
+    )
+    read = ModelCard.load(place / "README.md")
+    told, name = read.data.to_dict(), "google-bert/bert-base-uncased"
+    assert told["library_name"] == "peft"
+    assert told["pipeline_tag"] == "text-classification"
+    assert told["license"] == "mit"
+    assert told.get("base_model") == (name if on_hub else None)
+    assert read.data.model_name == "Adapter of client 0"
+    (scored,) = read.data.eval_results
+    assert (scored.metric_type, scored.metric_value) == ("accuracy", 0.8765)
+    assert f"hf upload USER/NAME {place}" in read.text
+    config = json.loads((place / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == (name if on_hub else str(tmp_path / "model"))
+    assert config["task_type"] == "SEQ_CLS"
