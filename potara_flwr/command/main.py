@@ -21,6 +21,7 @@ from potara_flwr.command.deploy import deploy
 from potara_flwr.command.doctor import doctor
 from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
 from potara_flwr.command.personalize import personalize
+from potara_flwr.command.presets import presets
 from potara_flwr.command.report import report
 from potara_flwr.command.run import run
 from potara_flwr.command.sweep import sweep
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (run, sweep, compare, deploy, credentials, personalize, report, doctor):
+for subcommand in (run, sweep, compare, deploy, credentials, personalize, report, doctor, presets):
     app.command(cls=PlainCommand)(subcommand)
 
 

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from potara_flwr.core.errors import SettingsError, nearest
 from potara_flwr.run_config import from_flat
@@ -32,6 +35,7 @@ CONF = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
 """Hydra's files: a wheel holds them in the package, a clone at its top."""
 
 VERSION_BASE = "1.3"
+FILES = (".yaml", ".yml")
 GROUPS = ("experiment",)
 """What the command line may name besides settings: a file in a folder of ``conf``."""
 
@@ -46,6 +50,27 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 
 
+def preset_file(name: str) -> Path:
+    """Return the file of a preset.
+
+    Raises
+    ------
+    SettingsError
+        There is no such preset.
+    """
+    if name not in preset_names():
+        raise SettingsError(f"there is no preset {name!r}{nearest(name, preset_names())}")
+    return CONF / "experiment" / f"{name}.yaml"
+
+
+def summary_of(name: str) -> str:
+    """Return the first sentence at the head of a preset's file."""
+    lines = preset_file(name).read_text().splitlines()[1:]
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return text.partition(". ")[0].rstrip(".")
+
+
 def compose_settings(words: Sequence[str]) -> Settings:
     """Return the settings of one run from its words, e.g. ``experiment=paper seed=3``.
 
@@ -56,6 +81,7 @@ def compose_settings(words: Sequence[str]) -> Settings:
         is unknown, ill-typed or out of range.
     """
     with hydra():
+        words = taking_up_files(words)
         for override in parse_words(words):
             if override.is_hydra_override():
                 raise SettingsError(f"{override.input_line!r} is for sweeps: potara sweep")
@@ -76,6 +102,7 @@ def compose_sweep(words: Sequence[str]) -> tuple[DictConfig, list[tuple[list[str
         As for one run.
     """
     with hydra():
+        words = taking_up_files(words)
         for override in parse_words(words):
             if override.key_or_group.startswith("hydra.sweep."):
                 raise SettingsError(
@@ -87,6 +114,44 @@ def compose_sweep(words: Sequence[str]) -> tuple[DictConfig, list[tuple[list[str
         overrides = OverridesParser.create(loader).parse_overrides(given)  # type: ignore[arg-type]
         (runs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         return config, [(run, settings_of(compose("config", run))) for run in runs]
+
+
+def taking_up_files(words: Sequence[str]) -> list[str]:
+    """Make each file that is named as a preset, such as ``experiment=./mine.yaml``, a preset of its
+    own; return the words with its name.
+
+    Raises
+    ------
+    SettingsError
+        A file is not there, cannot be read, or holds no settings.
+    """
+    taken = []
+    for word in words:
+        name, sign, text = word.partition("=")
+        if sign and name in GROUPS:
+            values = [_taken_up(v) if v.endswith(FILES) else v for v in text.split(",")]
+            word = f"{name}={','.join(values)}"
+        taken.append(word)
+    return taken
+
+
+def _taken_up(text: str) -> str:
+    """Store a preset file for Hydra; return the name that it has there."""
+    file = Path(text).expanduser()
+    if not file.is_file():
+        raise SettingsError(f"experiment={text}: there is no such file")
+    try:
+        content = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"experiment={text} cannot be read: {reason}") from None
+    if not isinstance(content, DictConfig):
+        raise SettingsError(
+            f"experiment={text} holds no settings; potara presets digits prints a file that does"
+        )
+    name = f"own-{re.sub(r'[^0-9A-Za-z_-]', '-', file.stem)}"
+    ConfigStore.instance().store(group="experiment", name=name, node=content, package="_global_")
+    return name
 
 
 def settings_of(config: DictConfig) -> Settings:

@@ -172,3 +172,34 @@ def test_a_launcher_that_lacks_names_what_to_install(monkeypatch):
     monkeypatch.delitem(store.repo["hydra"]["launcher"], "ray.yaml")
     with pytest.raises(SettingsError, match=r"potara-flwr\[ray-sweeps\]"):
         compose_sweep(["hydra/launcher=ray"])
+
+
+def test_a_file_of_ones_own_is_a_preset(tmp_path):
+    own = tmp_path / "digits.yaml"  # a name that a preset has
+    own.write_text("defaults: [digits-tiny]\nlora: {rank: 3}\n")
+    tiny = compose_settings(["experiment=digits-tiny"])
+    settings = compose_settings([f"experiment={own}", "seed=7"])
+    assert settings.lora.rank == 3
+    assert settings.seed == 7
+    assert settings.train == tiny.train
+    _, runs = compose_sweep([f"experiment={own},digits", "seed=1,2"])
+    assert [(run.lora.rank, run.seed) for _, run in runs] == [(3, 1), (3, 2), (4, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "there is no such file"),
+        ("[1, 2]", "holds no settings; potara presets digits prints a file that does"),
+        ("a: [", "cannot be read: while parsing a flow node"),
+        ("lora: {rang: 3}", "unknown setting 'lora.rang'; did you mean lora.rank?"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_one_line(tmp_path, content, reason):
+    own = tmp_path / "mine.yaml"
+    if content is not None:
+        own.write_text(content)
+    with pytest.raises(SettingsError) as error:
+        compose_settings([f"experiment={own}"])
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
