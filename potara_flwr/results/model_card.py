@@ -48,7 +48,7 @@ def metadata(task: Task, title: str, accuracy: float | None) -> str:
         On test data; told with the name of the data set.
     """
     settings, (_, pipeline_tag) = task.settings, KINDS[task.auto_class]
-    base = settings.run.base_model_name or settings.task.model
+    base = settings.task.model_name or settings.task.model
     on_hub = not Path(find_model(base)).exists()
     answers = settings.task.name == "instruction" and not settings.data.options_column
     data = settings.data.datasets or settings.data.path or settings.task.name

@@ -148,7 +148,7 @@ def save_with_card(
         text = json.dumps({"id2label": dict(enumerate(classes))}, indent=1, ensure_ascii=False)
         target.mkdir(parents=True, exist_ok=True)
         (target / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
-    base = settings.run.base_model_name or find_model(settings.task.model)
+    base = settings.task.model_name or find_model(settings.task.model)
     task = TASKS[settings.task.name](settings)
     task_type = task_type_of(adapter, task)
     save_adapter(target, adapter, model.config, base, model.buffers, task_type)

@@ -36,6 +36,11 @@ class TaskSettings(Group):
         description="base model: the embedded `digits-vit`, a local Hugging Face model folder "
         "or a hub id",
     )
+    model_name: str = Field(
+        "",
+        description="name of the base model in saved adapters, as a server of them knows it, e.g. "
+        "its hub id where `task.model` is a folder; empty is `task.model`",
+    )
     head: Literal["shared", "local"] = Field(
         "shared",
         description="task head: `shared` is averaged with the adapter and has the same classes on "
@@ -390,11 +395,6 @@ class RunSettings(Group):
         True,
         description="draw report.html and its figures at the end; without them `potara report` "
         "draws them later",
-    )
-    base_model_name: str = Field(
-        "",
-        description="name of the base model in saved adapters, as a server of them knows it, e.g. "
-        "its hub id where `task.model` is a folder; empty is `task.model`",
     )
     tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
         "none",

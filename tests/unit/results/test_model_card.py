@@ -110,8 +110,8 @@ def test_the_hub_reads_what_the_card_tells(tmp_path, on_hub):
     settings = settings_of(tmp_path, "bert", "float32")
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     if on_hub:
-        run = settings.run.model_copy(update={"base_model_name": "google-bert/bert-base-uncased"})
-        settings = settings.model_copy(update={"run": run})
+        task = settings.task.model_copy(update={"model_name": "google-bert/bert-base-uncased"})
+        settings = settings.model_copy(update={"task": task})
     bench = Workbench(settings)
     data = bench.client(0)
     model, place = bench.model_for(data), tmp_path / "adapter"
