@@ -101,7 +101,8 @@ class Method:
         """
         samples = data.train if self.keeps_calibration_out else data.train_and_calibration
         model = bench.model_for(data)
-        return Client(model, bench.task, data, bench.settings, samples, **so_far)
+        rounds = self.rounds(bench.settings)
+        return Client(model, bench.task, data, bench.settings, samples, rounds=rounds, **so_far)
 
     @property
     def averages_all(self) -> bool:

@@ -14,6 +14,7 @@ from potara_flwr.models.runner import AdapterRunner
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, Task
 from potara_flwr.training.local_steps import Proximal, Score, evaluate, train
+from potara_flwr.training.schedules import CONSTANT, Course
 
 Memo = Callable[[str, Adapter, Callable[[], Adapter]], tuple[Adapter, float]]
 """Name of a training, what it starts from, and the training itself → the adapter that it gives, and
@@ -44,6 +45,8 @@ class Client:
     """Wall-clock time of these steps."""
     memo: Memo = no_memo
     """Remembers trainings after the rounds, where it can."""
+    rounds: int = 0
+    """Federated rounds of the method."""
     deadline: float = math.inf
     """When nobody waits for it any more, by ``time.monotonic()``, in seconds."""
 
@@ -58,6 +61,7 @@ class Client:
         model: AdapterRunner | None = None,
         frozen: Collection[str] = (),
         proximal: Proximal | None = None,
+        course: Course = CONSTANT,
     ) -> tuple[Adapter, float]:
         """Take optimizer steps from ``start`` on the client's samples, and count them.
 
@@ -71,7 +75,7 @@ class Client:
             What it trains on now; by default what it always does.
         model : AdapterRunner, optional
             Runs the tensors that are trained; by default the base model with one adapter.
-        frozen, proximal
+        frozen, proximal, course
             As in :func:`potara_flwr.training.local_steps.train`.
 
         Returns
@@ -91,6 +95,7 @@ class Client:
             who=f"client {self.data.client}, {when}",
             frozen=frozen,
             proximal=proximal,
+            course=course,
             deadline=self.deadline,
         )
         self._count(steps, time.perf_counter() - began)
@@ -107,14 +112,18 @@ class Client:
         proximal: Proximal | None = None,
     ) -> tuple[Adapter, float]:
         """Take the local steps of one federated round; ``stream`` names the order of samples."""
+        settings = self.settings.train
+        steps = settings.local_steps
+        done, total = (server_round - 1) * steps, self.rounds * steps
         return self.train(
             start,
-            steps=self.settings.train.local_steps,
+            steps=steps,
             purpose=(stream, server_round),
             when=f"round {server_round}",
             model=model,
             frozen=frozen,
             proximal=proximal,
+            course=Course(settings.schedule, settings.warmup_steps, done, total),
         )
 
     def train_alone(
@@ -125,8 +134,16 @@ class Client:
         purpose: str = "local training",
         samples: Samples | None = None,
         model: AdapterRunner | None = None,
+        done: int = 0,
+        total: int | None = None,
     ) -> tuple[Adapter, float]:
         """Take optimizer steps after the rounds, sending nothing, if they were not taken before.
+
+        Parameters
+        ----------
+        done, total : int
+            Steps of local training before these, and all of them; by default these are all. They
+            decide the learning rate.
 
         Returns
         -------
@@ -134,12 +151,16 @@ class Client:
             The trained tensors, and the seconds that the steps took.
         """
         before = self.steps, self.seconds
+        settings = self.settings.local
+        whole = steps if total is None else total
+        course = Course(settings.schedule, settings.warmup_steps, done, whole)
 
         def training() -> Adapter:
             when = "local training"
             return self.train(
-                start, steps=steps, purpose=(purpose,), when=when, samples=samples, model=model
-            )[0]
+                start, steps=steps, purpose=(purpose,), when=when, samples=samples, model=model,
+                course=course,
+            )[0]  # fmt: skip
 
         trained, seconds = self.memo(purpose, start, training)
         self.steps, self.seconds = before

@@ -18,7 +18,7 @@ def train_local(client: Client, federated: Adapter) -> tuple[Adapter, float]:
     settings = client.settings
     start = client.model.initial if settings.local.start == "cold" else federated
     steps = settings.local.steps - refit_steps(settings)
-    return client.train_alone(start, steps, samples=client.data.train)
+    return client.train_alone(start, steps, samples=client.data.train, total=settings.local.steps)
 
 
 def refit(client: Client, local: Adapter) -> tuple[Adapter, float]:
@@ -28,8 +28,14 @@ def refit(client: Client, local: Adapter) -> tuple[Adapter, float]:
     steps = refit_steps(client.settings)
     if steps == 0:
         return local, 0.0
-    samples = client.data.train_and_calibration
-    return client.train_alone(local, steps, purpose="refit", samples=samples)
+    return client.train_alone(
+        local,
+        steps,
+        purpose="refit",
+        samples=client.data.train_and_calibration,
+        done=client.settings.local.steps - steps,
+        total=client.settings.local.steps,
+    )
 
 
 def refit_steps(settings: Settings) -> int:

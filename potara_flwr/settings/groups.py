@@ -203,8 +203,25 @@ class LoraSettings(Group):
 class TrainSettings(Group):
     """Optimization, the same in federated rounds and in local training."""
 
-    learning_rate: float = Field(3e-3, gt=0, description="AdamW learning rate")
+    learning_rate: float = Field(3e-3, gt=0, description="AdamW learning rate, at its highest")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="how the learning rate falls to 0 along the steps of all federated rounds",
+    )
+    warmup_steps: int = Field(
+        0, ge=0, description="steps, of a client's in the rounds, over which the rate rises first"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    max_grad_norm: float = Field(
+        0.0, ge=0, description="norm to which a step's gradient is clipped; 0 is no clipping"
+    )
     batch_size: int = Field(16, ge=1, description="samples per optimizer step")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch that are computed one after the other: the same step in less "
+        "memory",
+    )
     local_steps: int = Field(
         10, ge=1, description="optimizer steps a client takes in one federated round"
     )
@@ -222,6 +239,12 @@ class LocalSettings(Group):
         "initial one (the paper)",
     )
     steps: int = Field(300, ge=0, description="optimizer steps of local training")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls to 0 along the local steps"
+    )
+    warmup_steps: int = Field(
+        0, ge=0, description="local steps over which the learning rate rises first"
+    )
     refit_share: float = Field(
         0.5,
         ge=0,

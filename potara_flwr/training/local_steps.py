@@ -18,6 +18,7 @@ from potara_flwr.models.lora import device_of
 from potara_flwr.models.runner import AdaptedModel, AdapterRunner
 from potara_flwr.settings.groups import TrainSettings
 from potara_flwr.tasks.base import Samples, Task, num_samples, take
+from potara_flwr.training.schedules import CONSTANT, Course
 
 EVALUATION_BATCH = 64
 
@@ -106,6 +107,7 @@ def train(
     who: str,
     frozen: Collection[str] = (),
     proximal: Proximal | None = None,
+    course: Course = CONSTANT,
     deadline: float = math.inf,
 ) -> tuple[Adapter, float]:
     """Take ``steps`` AdamW steps from ``adapter``; return the new adapter and the mean loss.
@@ -120,6 +122,8 @@ def train(
         Names of tensors that stay as they are.
     proximal : Proximal, optional
         A penalty that is added to the loss, but not to the mean that is returned.
+    course : Course
+        Of the learning rate.
     deadline : float
         Of the work, by ``time.monotonic()``, in seconds: nobody waits for it after that.
 
@@ -136,7 +140,10 @@ def train(
     }
     parameters = [tensor for tensor in trained.values() if tensor.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=0.0, foreach=True
+        parameters,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        foreach=True,
     )
     total = 0.0
     with fork_rng(device), dropout_on(model):
@@ -149,19 +156,27 @@ def train(
                     f"{who}: too late, stopped at step {step} of {steps}; raise federation.timeout "
                     "or lower the number of steps"
                 )
-            batch = task.collate(take(samples, indices, device))
-            loss = task.losses(model(trained, batch), batch).mean()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{who}: the loss is {value} at step {step} of {steps}; lower "
-                    f"train.learning-rate (now {settings.learning_rate:g})"
-                )
+            optimizer.zero_grad(set_to_none=True)
+            value = 0.0
+            for part in indices.chunk(settings.accumulate):
+                batch = task.collate(take(samples, part, device))
+                loss = task.losses(model(trained, batch), batch).mean()
+                if len(part) < len(indices):
+                    loss = loss * (len(part) / len(indices))
+                value += loss.item()
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"{who}: the loss is {value} at step {step} of {steps}; lower "
+                        f"train.learning-rate (now {settings.learning_rate:g})"
+                    )
+                loss.backward()
             total += value
             if proximal is not None:
-                loss = loss + proximal(trained)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+                proximal(trained).backward()
+            if settings.max_grad_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * course.factor(step - 1)
             optimizer.step()
     result = {name: tensor.detach().cpu() for name, tensor in trained.items()}
     if not all(tensor.isfinite().all() for tensor in result.values()):

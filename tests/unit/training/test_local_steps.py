@@ -1,15 +1,20 @@
 """Local steps against a bare PyTorch loop; order, evaluation, and a loss that is not finite."""
 
+import math
 import time
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, get_scheduler
 
 from potara_flwr.core.errors import TrainingError
+from potara_flwr.methods import METHODS
+from potara_flwr.methods.local_adapter import refit, train_local
 from potara_flwr.tasks.base import take
+from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, evaluate, one_thread, train
+from potara_flwr.training.schedules import CONSTANT, Course
 
 
 def run_train(bench, steps=5, seed=0, settings=None, **more):
@@ -20,11 +25,10 @@ def run_train(bench, steps=5, seed=0, settings=None, **more):
     )  # fmt: skip
 
 
-def test_training_equals_a_bare_peft_loop(bench):
-    settings, data = bench.settings, bench.client(0).train
-    adapter, mean_loss = run_train(bench)
-
-    base = AutoModelForImageClassification.from_pretrained(settings.task.model)
+def bare_peft_loop(bench, settings, factors):
+    """Train as plain peft and torch do; return the adapter and the loss of every step."""
+    data = bench.client(0).train
+    base = AutoModelForImageClassification.from_pretrained(bench.settings.task.model)
     model = get_peft_model(
         base,
         LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"],
@@ -34,19 +38,95 @@ def test_training_equals_a_bare_peft_loop(bench):
         {bench.model.parameters[name]: t for name, t in bench.model.initial.items()}, strict=False
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.train.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors.__getitem__)
     losses = []
-    for indices in batches(len(data["labels"]), settings.train.batch_size, 5, seed=0):
+    for indices in batches(len(data["labels"]), settings.batch_size, len(factors) - 1, seed=0):
         batch = take(data, indices)
         logits = model(pixel_values=batch["pixel_values"]).logits
         loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
         optimizer.zero_grad()
         loss.backward()
+        if settings.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
+        scheduler.step()
         losses.append(loss.item())
-    for name, tensor in get_peft_model_state_dict(model).items():
+    return get_peft_model_state_dict(model), losses
+
+
+def check_equal(bench, settings, course, factors):
+    adapter, mean_loss = run_train(bench, settings=settings, course=course)
+    expected, losses = bare_peft_loop(bench, settings, factors)
+    for name, tensor in expected.items():
         torch.testing.assert_close(adapter[name], tensor, rtol=1e-4, atol=1e-6)
     assert mean_loss == pytest.approx(sum(losses) / 5, rel=1e-5)
+
+
+def test_training_equals_a_bare_peft_loop(bench):
+    check_equal(bench, bench.settings.train, CONSTANT, [1.0] * 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors"),
+    [
+        # 3 of 10 steps lie behind, warm-up has 4: the fourth step has 4/5 of the rate.
+        ("constant", [4 / 5, 1, 1, 1, 1, 1]),
+        ("linear", [4 / 5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6]),
+        ("cosine", [4 / 5, *((1 + math.cos(math.pi * k / 6)) / 2 for k in range(5))]),
+    ],
+)
+def test_all_that_people_train_with_equals_a_bare_peft_loop(bench, kind, factors):
+    settings = bench.settings.train.model_copy(
+        update={"weight_decay": 0.1, "max_grad_norm": 0.5, "accumulate": 3}
+    )
+    check_equal(bench, settings, Course(kind, warmup=4, done=3, total=10), factors)
+
+
+def test_a_step_in_parts_is_the_same_step(bench):
+    whole, loss = run_train(bench)
+    settings = bench.settings.train.model_copy(update={"accumulate": 2})
+    parts, same = run_train(bench, settings=settings)
+    assert same == pytest.approx(loss, rel=1e-5)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_linear_and_cosine_are_those_of_transformers():
+    model = torch.nn.Linear(1, 1)
+    for kind in ("linear", "cosine"):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scheduler = get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=9)
+        for step in range(9):
+            (rate,) = scheduler.get_last_lr()
+            assert Course(kind, total=9).factor(step) == pytest.approx(rate)
+            optimizer.step()
+            scheduler.step()
+
+
+def test_rounds_and_local_training_have_a_course_each(tiny, monkeypatch):
+    settings = tiny({
+        "train.schedule": "linear", "federation.rounds": 4, "train.local-steps": 2,
+        "local.schedule": "cosine", "local.warmup-steps": 3, "local.steps": 10,
+        "local.refit-share": 0.3,
+    })  # fmt: skip
+    seen = []
+    monkeypatch.setattr(
+        "potara_flwr.methods.client.train",
+        lambda *args, **more: seen.append((more["course"], more["steps"])) or (args[2], 0.0),
+    )
+    bench = Workbench(settings)
+    client = METHODS["potara"].client(bench, bench.client(0))
+    client.train_in_round(bench.model.initial, 3)
+    halfway, _ = train_local(client, bench.model.initial)
+    refit(client, halfway)
+    assert seen == [
+        (Course("linear", 0, done=4, total=8), 2),
+        (Course("cosine", 3, done=0, total=10), 7),
+        (Course("cosine", 3, done=7, total=10), 3),
+    ]
 
 
 def test_training_changes_every_tensor_and_not_its_start(bench):
