@@ -39,6 +39,8 @@ PROJECTIONS = (
     ("in_proj",),
 )
 """Names of the query and value projections in transformers' models, where peft knows none."""
+ALL_LINEAR = "all-linear"
+"""peft's word for all linear modules."""
 TOWER = re.compile(r"(^|\.)(vision|visual|image|audio|speech)\w*\.")
 """Part of a language model that sees or hears, which texts do not reach."""
 
@@ -113,7 +115,8 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
         Separated by commas; each ends the name of a linear or convolutional module. Empty takes
         peft's choice for the architecture, or else its query and value projections; without
         attention, all linear modules, and without these all convolutions that are not grouped.
-        What sees or hears in a language model is left out.
+        ``all-linear`` takes all linear modules of the pretrained part. What sees or hears in a
+        language model is left out of both.
 
     Raises
     ------
@@ -127,12 +130,17 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
         if module.groups == 1
     }
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted and any(not TOWER.search(name) for name in (*linear, *convolutions)):
+    all_linear = wanted == [ALL_LINEAR]
+    if (all_linear or not wanted) and any(
+        not TOWER.search(name) for name in (*linear, *convolutions)
+    ):
         linear, convolutions = (
             {name: module for name, module in modules.items() if not TOWER.search(name)}
             for modules in (linear, convolutions)
         )
     known_modules = [*linear, *convolutions]
+    if all_linear and linear:
+        return _shortest(base, list(linear))
 
     def missing(wanted: Sequence[str]) -> list[str]:
         return [

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -86,6 +87,7 @@ class LoraModel:
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
             lora_dropout=lora.dropout,
+            use_rslora=lora.rslora,
             target_modules=targets,
             modules_to_save=list(head_modules),
         )
@@ -263,7 +265,14 @@ class LoraModel:
     @property
     def scaling(self) -> float:
         """The factor s of the update ΔW = s·B·A."""
-        return float(self.config.lora_alpha) / self.config.r
+        return scaling_of(self.config)
+
+
+def scaling_of(config: LoraConfig) -> float:
+    """Return the factor s of the update ΔW = s·B·A: alpha / r (arXiv 2106.09685, section 4.1), or
+    alpha / √r (rsLoRA: arXiv 2312.03732, theorem 3.2).
+    """
+    return float(config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r))
 
 
 def save_adapter(
@@ -291,7 +300,7 @@ def save_adapter(
     rank = adapter[lora_pairs(adapter)[0][0]].shape[0]
     written: dict[str, Any] = config.to_dict() | {
         "r": rank,
-        "lora_alpha": config.lora_alpha * rank / config.r,
+        "lora_alpha": config.lora_alpha * scaling_of(config) / scaling_of(replace(config, r=rank)),
         "base_model_name_or_path": base_model,
         "task_type": task_type,
         "inference_mode": True,

@@ -192,11 +192,14 @@ class LoraSettings(Group):
 
     rank: int = Field(4, ge=1, description="rank r of the LoRA update ΔW = (alpha / r)·B·A")
     alpha: float = Field(8.0, gt=0, description="LoRA alpha; the scaling is alpha / rank")
+    rslora: bool = Field(
+        False, description="rsLoRA: the scaling is alpha / √rank, for ranks of 32 and more"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
     target_modules: str = Field(
         "",
         description="modules that get an adapter, separated by commas; empty finds the query and "
-        "value projections of the architecture",
+        "value projections of the architecture, `all-linear` takes all linear modules",
     )
 
 
