@@ -131,9 +131,8 @@ def target_modules(base: nn.Module, names: str) -> list[str]:
     }
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     all_linear = wanted == [ALL_LINEAR]
-    if (all_linear or not wanted) and any(
-        not TOWER.search(name) for name in (*linear, *convolutions)
-    ):
+    chooses = all_linear or not wanted
+    if chooses and any(not TOWER.search(name) for name in (*linear, *convolutions)):
         linear, convolutions = (
             {name: module for name, module in modules.items() if not TOWER.search(name)}
             for modules in (linear, convolutions)
