@@ -17,7 +17,7 @@ def presets(
     \b
     Example:
       potara presets
-      potara presets digits > mine.yaml
+      potara presets digits
       potara run experiment=./mine.yaml
     """
     from potara_flwr.running.composition import preset_file, preset_names, summary_of

@@ -304,14 +304,15 @@ def save_adapter(
         "base_model_name_or_path": base_model,
         "task_type": task_type,
         "inference_mode": True,
-        # Sets have no order of their own; a sorted list gives the same file every time.
-        "target_modules": sorted(config.target_modules or []),
     }
     with_head = any(kind_of(name) == "head" for name in adapter)
     if not with_head:
         written["modules_to_save"] = None
     folder.mkdir(parents=True, exist_ok=True)
-    LoraConfig(**written).save_pretrained(str(folder))
+    saved = LoraConfig(**written)
+    # peft makes it a set, which has no order of its own; a list gives the same file every time.
+    saved.target_modules = sorted(config.target_modules or [])
+    saved.save_pretrained(str(folder))
     whole = {**adapter, **buffers} if with_head else adapter
     tensors = {name: tensor.detach().contiguous() for name, tensor in whole.items()}
     # Not save_file, whose files only their owner can read, whatever the umask says.
