@@ -18,7 +18,6 @@ def presets(
     Example:
       potara presets
       potara presets digits
-      potara run experiment=./mine.yaml
     """
     from potara_flwr.running.composition import preset_file, preset_names, summary_of
 
