@@ -108,8 +108,8 @@ def need(settings: Settings, shape: Shape) -> Need:
 
     An optimizer step takes 6 operations a parameter and token: 2 forward, 2 backward through frozen
     weights, 2 forward anew for the checkpoints (Kaplan et al., arXiv 2001.08361, section 2.1,
-    without the gradients of weights). Scoring takes 2, a gradient pass 4. Writing answers comes on
-    top: 32 tokens are bound by reading the weights, half a minute a scoring of 500 questions.
+    without the gradients of weights), and so does a gradient pass. Scoring takes 2. Writing answers
+    comes on top: 32 tokens are bound by reading the weights, half a minute for 500 questions.
     """
     names = settings.data.datasets.split(",")
     choice = settings.task.name == "multiple-choice"
@@ -121,32 +121,28 @@ def need(settings: Settings, shape: Shape) -> Need:
     steps = settings.federation.rounds * train.local_steps + settings.local.steps
     seen = steps * train.batch_size * sum(trained) * tokens
     probed = 2 * calibration.samples * sum(trained) * tokens
-    # Every point of the grid, every rule, and the initial adapter.
-    scores = len(GRID) + len(RULES) + 1
+    # The grid, every rule and the initial adapter; or the initial one, both ends and the merge.
+    scores = len(GRID) + len(RULES) + 1 if settings.merge.compare else 4
     tested = scores * settings.data.test_samples * sum(scored) * tokens
 
     most = MOST_OPTIONS if choice else 1
     rows = train.batch_size * most
     scored_rows = train.evaluation_batch_size * MOST_OPTIONS
-    probed_rows = (calibration.batch_size or calibration.samples) * most
+    probed_rows = (calibration.batch_size or train.batch_size) * most
     # Adapter, its gradient and AdamW's two moments in float32.
     optimizer = 16 * shape.adapter(settings.lora.rank)
     # Each layer's input in bfloat16, and all that one layer keeps while it is computed anew.
-    checkpointed = rows * tokens * (2 * shape.hidden * shape.layers + shape.kept)
+    checkpointed = tokens * (2 * shape.hidden * shape.layers + shape.kept)
     # Logits in bfloat16 and float32, log-probabilities, and both gradients.
     training_logits = 16 * rows * ANSWER_TOKENS * shape.vocabulary
     scored_logits = 10 * scored_rows * ANSWER_TOKENS * shape.vocabulary
     one_layer = scored_rows * tokens * (6 * shape.intermediate + 8 * shape.hidden)
     return Need(
         weights=2 * size / 1e9,
-        step=(optimizer + checkpointed + training_logits) / 1e9,
-        gradients=(
-            probed_rows * tokens * shape.kept * shape.layers
-            + 16 * probed_rows * ANSWER_TOKENS * shape.vocabulary
-        )
-        / 1e9,
+        step=(optimizer + rows * checkpointed + training_logits) / 1e9,
+        gradients=probed_rows * (checkpointed + 16 * ANSWER_TOKENS * shape.vocabulary) / 1e9,
         evaluation=(one_layer + scored_logits) / 1e9,
-        training=(6.0 * seen + 4.0 * probed) * size,
+        training=6.0 * (seen + probed) * size,
         scoring=2.0 * tested * size,
     )
 

@@ -16,30 +16,23 @@ from potara_flwr.merging.segment import (
     segment_between,
     truncate,
 )
-from potara_flwr.merging.traces import (
-    VarianceTraces,
-    correlation,
-    damped,
-    diagonal_fisher,
-    variance_traces,
-)
+from potara_flwr.merging.traces import GradientMoments, VarianceTraces, damped, variance_traces
 
 __all__ = [
     "GRID",
     "RULES",
     "Diagnosis",
     "Evidence",
+    "GradientMoments",
     "Rule",
     "Segment",
     "Space",
     "VarianceTraces",
     "Weight",
     "bootstrap",
-    "correlation",
     "damped",
     "deltas",
     "diagnose",
-    "diagonal_fisher",
     "interpolate",
     "mean_weight",
     "segment_between",

@@ -19,6 +19,8 @@ from torch import Tensor
 from potara_flwr.models.adapter import Adapter, lora_pairs
 
 Space = Literal["factors", "delta"]
+End = Literal["federated", "local"]
+ENDS: tuple[End, End] = ("federated", "local")
 Weight = float | Mapping[str, Tensor]
 """The mixing weight λ on the federated adapter: one number, or one per coordinate."""
 
@@ -45,28 +47,27 @@ class Segment:
     def slopes(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """Return each sample's dℓ/dλ at a point of the segment, shape (n,), float64.
 
-        ``gradients`` are the samples' gradients there, (n, *shape of the tensor) each.
+        ``gradients`` are the samples' gradients there, (n, *shape of the tensor) each; of some
+        tensors alone they give the part of the slopes that comes from these.
         """
-        return torch.stack(
-            [
-                tensor.double().flatten(1)
-                @ (self.federated_end[name] - self.local_end[name]).double().flatten()
-                for name, tensor in gradients.items()
-            ]
-        ).sum(0)
 
-    def own_factors(
-        self, tensors: Mapping[str, Tensor], end: Literal["federated", "local"]
-    ) -> dict[str, Tensor]:
+        def part(name: str, gradient: Tensor) -> Tensor:
+            direction = (self.federated_end[name] - self.local_end[name]).double().flatten()
+            return gradient.double().flatten(1) @ direction.to(gradient.device)
+
+        return torch.stack([part(name, tensor) for name, tensor in gradients.items()]).sum(0)
+
+    def own_factors(self, tensors: Mapping[str, Tensor], end: End) -> dict[str, Tensor]:
         """Cut the part that belongs to one adapter's own factors out of tensors shaped as an end.
 
-        ``tensors`` are gradients with any number of leading dimensions. In ``factors`` they are
-        the adapter's own already; in ``delta`` they are its rows of A and columns of B.
+        ``tensors`` are gradients with any number of leading dimensions, of all layers or of some.
+        In ``factors`` they are the adapter's own already; in ``delta`` they are its rows of A and
+        columns of B.
         """
         if self.space == "factors":
             return dict(tensors)
         own = dict(tensors)
-        for a, b in lora_pairs(self.federated):
+        for a, b in lora_pairs(tensors):
             first = self.federated[a].shape[0]
             part = slice(0, first) if end == "federated" else slice(first, None)
             # Behind any leading dimensions: (r, in, …) and (out, r, …), … the kernel's.

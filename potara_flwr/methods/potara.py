@@ -11,22 +11,32 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from potara_flwr.core.errors import EstimationError
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.core.stopwatch import Stopwatch
 from potara_flwr.merging.diagnosis import Diagnosis, diagnose
 from potara_flwr.merging.rules import GRID, RULES, Evidence, bootstrap
-from potara_flwr.merging.segment import Segment, Weight, mean_weight, segment_between, truncate
-from potara_flwr.merging.traces import damped, diagonal_fisher, variance_traces
+from potara_flwr.merging.segment import (
+    ENDS,
+    Segment,
+    Weight,
+    mean_weight,
+    segment_between,
+    truncate,
+)
+from potara_flwr.merging.traces import GradientMoments, VarianceTraces, damped
 from potara_flwr.messages.reports import ORACLE, Bound, Diagnosed, Grid, Traces
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.local_adapter import refit, train_local
 from potara_flwr.methods.outcome import Outcome, report_of
-from potara_flwr.models.adapter import Adapter
+from potara_flwr.models.adapter import Adapter, groups
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples
-from potara_flwr.training.gradients import per_sample_gradients
-from potara_flwr.training.local_steps import EVALUATION_BATCH, Score, sample_losses
+from potara_flwr.training.gradients import HELD_BYTES, SAMPLE_BYTES, gradients_in_batches
+from potara_flwr.training.local_steps import Score, sample_losses
 
 
 def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
@@ -101,8 +111,16 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
     return Outcome({"": personalized, "local": local}, report)
 
 
+MOMENT_BYTES = 5 * 8
+"""Of a parameter, that :class:`GradientMoments` keeps."""
+
+
 def gather_evidence(client: Client, segment: Segment) -> Evidence:
-    """Make one gradient pass at each adapter over the client's calibration samples.
+    """Make a gradient pass at each adapter over the client's calibration samples, batch by batch:
+    of a batch's gradients only sums are kept.
+
+    Where these are too large for all layers at once
+    (:data:`~potara_flwr.training.gradients.HELD_BYTES`), groups of layers have a pass each.
 
     Raises
     ------
@@ -110,28 +128,49 @@ def gather_evidence(client: Client, segment: Segment) -> Evidence:
         A trace is not finite; names the adapter.
     """
     model, task, samples = client.model, client.task, client.data.calibration
-    settings = client.settings.calibration
-    at_federated, at_local = (
-        per_sample_gradients(model, task, end, samples, settings.batch_size)
-        for end in (segment.federated_end, segment.local_end)
-    )
-    own_federated = segment.own_factors(at_federated.gradients, "federated")
-    own_local = segment.own_factors(at_local.gradients, "local")
+    settings, train = client.settings.calibration, client.settings.train
+    size = min(settings.batch_size or train.batch_size, num_samples(samples))
+    ends = (segment.federated_end, segment.local_end)
+    losses: tuple[list[Tensor], ...] = ([], [])
+    slopes = torch.zeros(2, num_samples(samples), dtype=torch.float64)
+    traces = VarianceTraces(0.0, 0.0, 0.0)
+    fishers: tuple[dict[str, Tensor], ...] = ({}, {})
+    batched = True
+    each = MOMENT_BYTES + SAMPLE_BYTES * size
+    for number, names in enumerate(groups(segment.federated_end, each, HELD_BYTES)):
+        moments, at = GradientMoments(), 0
+        for passes in gradients_in_batches(model, task, ends, samples, size, names):
+            own = (
+                segment.own_factors(one.gradients, end)
+                for one, end in zip(passes, ENDS, strict=True)
+            )
+            moments.add(*own)
+            until = at + len(passes[0].losses)
+            for one, of_end, steep in zip(passes, losses, slopes, strict=True):
+                steep[at:until] += segment.slopes(one.gradients).cpu()
+                if number == 0:
+                    of_end.append(one.losses.double().cpu())
+                batched &= one.batched
+            at = until
+            del passes, one  # before those of the next batch are computed
+        traces += moments.traces(settings.damping)
+        for fisher, end in zip(fishers, ENDS, strict=True):
+            found = damped(moments.fisher(end), settings.damping)
+            fisher.update({name: tensor.cpu() for name, tensor in found.items()})
+    losses_federated, losses_local = (torch.cat(parts) for parts in losses)
     return Evidence(
-        traces=variance_traces(own_federated, own_local, settings.damping),
-        fisher_federated=damped(diagonal_fisher(own_federated), settings.damping),
-        fisher_local=damped(diagonal_fisher(own_local), settings.damping),
-        losses_federated=at_federated.losses.double(),
-        losses_local=at_local.losses.double(),
-        slopes_federated=segment.slopes(at_federated.gradients),
-        slopes_local=segment.slopes(at_local.gradients),
-        losses_at=lambda weight: sample_losses(
-            model, task, segment.at(weight), samples, settings.batch_size or EVALUATION_BATCH
-        ),
+        traces=traces,
+        fisher_federated=fishers[0],
+        fisher_local=fishers[1],
+        losses_federated=losses_federated,
+        losses_local=losses_local,
+        slopes_federated=slopes[0],
+        slopes_local=slopes[1],
+        losses_at=lambda weight: sample_losses(model, task, segment.at(weight), samples, size),
         resamples=bootstrap(
             num_samples(samples), derive_seed(client.settings.seed, "evidence", client.data.client)
         ),
-        batched=at_federated.batched and at_local.batched,
+        batched=batched,
     )
 
 

@@ -26,5 +26,31 @@ def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
 
 
+def groups(adapter: Mapping[str, Tensor], each: int, most: int) -> list[list[str]]:
+    """Cut the names of an adapter, in their order, into as few groups as fit a bound; A and B of a
+    layer stay together.
+
+    Parameters
+    ----------
+    each : int
+        Bytes of a parameter.
+    most : int
+        Bytes of a group; a single layer may have more.
+    """
+    layers: dict[str, list[str]] = {}
+    for name in adapter:
+        layers.setdefault(name.partition(".lora_")[0], []).append(name)
+    found: list[list[str]] = []
+    room = 0
+    for names in layers.values():
+        size = each * sum(adapter[name].numel() for name in names)
+        if not found or size > room:
+            found.append([])
+            room = most
+        found[-1] += names
+        room -= size
+    return found
+
+
 SampleGradients = dict[str, Tensor]
 """Adapter tensor name → the gradient of each sample's loss, shape (n, *shape of the tensor)."""

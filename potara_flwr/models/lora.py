@@ -12,7 +12,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed, generator
@@ -128,6 +129,8 @@ class LoraModel:
         }
         self._held: dict[str, Tensor] = {}
         """The tensors of the last call, for a checkpoint in the midst of it."""
+        self._posing: list[nn.Module] = []
+        """Layers that seem to be in training mode, but compute as in evaluation mode."""
         self.keeps_samples_apart: bool | None = None
         """Whether the gradients of several samples can be computed in one pass; known from the
         first such pass on (:mod:`potara_flwr.training.gradients`).
@@ -200,7 +203,8 @@ class LoraModel:
         """
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _holding(self.module, dict(self._held))
+            again = _holding(self.module, dict(self._held), self._posing)
+            return _in_mode(self._posing, False), again
 
         base: Any = self.module.get_base_model()
         base.config.use_cache = False  # kept keys and values and checkpoints exclude each other
@@ -213,6 +217,23 @@ class LoraModel:
                 )
             except ValueError as error:
                 raise SettingsError(f"model.gradient-checkpointing: {error}") from None
+
+    @contextmanager
+    def checkpoints(self) -> Iterator[None]:
+        """Compute activations anew in evaluation mode too, where :meth:`checkpoint_gradients` has
+        that done: transformers looks whether a layer is in training mode. Dropout stays off.
+        """
+        layers = (
+            module
+            for module in self.module.modules()
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        )
+        self._posing[:] = [layer for layer in layers if not layer.training]
+        try:
+            with _in_mode(self._posing, True):
+                yield
+        finally:
+            self._posing.clear()
 
     def with_classes(self, num_classes: int, seed: int) -> LoraModel:
         """Return the same model, sharing its memory, whose initial head has other classes.
@@ -336,8 +357,22 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _holding(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put tensors in the place of parameters for a while."""
+def _in_mode(layers: Sequence[nn.Module], training: bool) -> Iterator[None]:
+    """Put layers, but not what is in them, in training or evaluation mode for a while."""
+    for layer in layers:
+        layer.training = training
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = not training
+
+
+@contextmanager
+def _holding(
+    module: nn.Module, tensors: Mapping[str, Tensor], posing: Sequence[nn.Module]
+) -> Iterator[None]:
+    """Put tensors in the place of parameters for a while, and layers in evaluation mode."""
     owners = [
         (module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], tensor)
         for name, tensor in tensors.items()
@@ -346,7 +381,8 @@ def _holding(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]
     try:
         for owner, leaf, tensor in owners:
             owner._parameters[leaf] = tensor  # type: ignore[assignment]
-        yield
+        with _in_mode(posing, False):
+            yield
     finally:
         for (owner, leaf, _), parameter in zip(owners, before, strict=True):
             owner._parameters[leaf] = parameter

@@ -356,7 +356,8 @@ class CalibrationSettings(Group):
     batch_size: int = Field(
         0,
         ge=0,
-        description="calibration samples whose gradients are computed at once; 0 is all of them",
+        description="calibration samples whose gradients are computed at once; 0 is as many as in "
+        "training (`train.batch-size`)",
     )
     damping: float = Field(
         1e-2, gt=0, description="added to every Fisher entry before it is inverted: Σ = 1/(F + δ)"

@@ -1,14 +1,15 @@
-"""Every sample's gradient of its own loss: in one batched pass, or one sample at a time.
+"""Every sample's gradient of its own loss: batch by batch, at one or several adapters.
 
-The batched pass is exact where every trained module keeps the samples apart: its input and output
-have the samples in their first dimension, or rows of theirs, sample after sample, as the windows of
-Swin. Whether a model does is seen once, on a few samples: their gradients are computed both ways.
+Those of a batch come of one pass, or of a pass for each sample. The one pass is exact where every
+trained module keeps the samples apart: its input and output have the samples in their first
+dimension, or rows of theirs, sample after sample, as the windows of Swin. Whether a model does is
+seen once, on a few samples: their gradients are computed both ways.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,14 +18,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from potara_flwr.core.seeds import generator
-from potara_flwr.models.adapter import Adapter, SampleGradients
+from potara_flwr.models.adapter import Adapter, SampleGradients, groups
 from potara_flwr.models.lora import LoraModel, device_of
 from potara_flwr.tasks.base import Batch, Samples, Task, num_samples, take
 
 logger = logging.getLogger(__name__)
 
 TRIED_SAMPLES = 3
-"""On which both ways are compared: an odd number, as few sizes within a model are."""
+"""On which both ways are compared, or a batch if that is less: an odd number, as few sizes within a
+model are."""
+HELD_BYTES = 2**30
+"""That what is held of a pass may take: where an adapter is too large for it, its layers are cut
+into groups, and each has a pass of its own."""
+SAMPLE_BYTES = 3 * 4
+"""Of a parameter and a sample of a batch: its gradient at two adapters or computed both ways, and
+one that is just being put together, in float32."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +53,79 @@ class _MixedSamplesError(Exception):
 def per_sample_gradients(
     model: LoraModel, task: Task, adapter: Adapter, samples: Samples, batch_size: int = 0
 ) -> GradientPass:
-    """Compute every sample's gradient of its own loss, ``batch_size`` samples at once (0: all).
-
-    Where a trained module does not keep the samples apart, forward and backward passes are of one
-    sample each; the log says so once, and why.
+    """Compute every sample's gradient of its own loss, ``batch_size`` samples at once (0: all), and
+    hold them all, in main memory.
     """
-    n = num_samples(samples)
-    size = min(batch_size or n, n)
-    if size > 1 and model.keeps_samples_apart is None:
-        _remember(model, _reason_against(model, task, adapter, samples))
-    passes = []
-    for start in range(0, n, size):
-        part = take(samples, slice(start, start + size), device_of(model.module))
-        batch = task.collate(part)
-        if size > 1 and model.keeps_samples_apart:
-            try:
-                passes.append(_batched(model, task, adapter, batch))
-                continue
-            except _MixedSamplesError as error:
-                _remember(model, str(error))
-        passes.append(_one_at_a_time(model, task, adapter, batch))
-    if len(passes) == 1:
-        return passes[0]
+    passes = [
+        one
+        for (one,) in gradients_in_batches(
+            model, task, [adapter], samples, batch_size or num_samples(samples)
+        )
+    ]
     return GradientPass(
-        torch.cat([one.losses for one in passes]),
-        {name: torch.cat([one.gradients[name] for one in passes]) for name in adapter},
+        torch.cat([one.losses for one in passes]).cpu(),
+        {name: torch.cat([one.gradients[name] for one in passes]).cpu() for name in adapter},
         all(one.batched for one in passes),
     )
+
+
+def gradients_in_batches(
+    model: LoraModel,
+    task: Task,
+    adapters: Sequence[Adapter],
+    samples: Samples,
+    batch_size: int,
+    names: Collection[str] | None = None,
+) -> Iterator[list[GradientPass]]:
+    """Yield, batch by batch, every sample's gradient of its own loss at each of some adapters.
+
+    Where a trained module does not keep the samples apart, forward and backward passes are of one
+    sample each; the log says so once, and why. Checkpoints are made where the model makes some in
+    training.
+
+    Parameters
+    ----------
+    adapters : sequence of dict
+        With the same names, and shapes.
+    batch_size : int
+        Samples at once; the last batch may have fewer.
+    names : collection of str, optional
+        Whose gradients are wanted; by default those of all tensors.
+
+    Yields
+    ------
+    list of GradientPass
+        One for each adapter, where the model computes.
+    """
+    size = min(batch_size, num_samples(samples))
+    wanted = [*adapters[0]] if names is None else names
+    if size > 1 and model.keeps_samples_apart is None:
+        with model.checkpoints():
+            _remember(model, _reason_against(model, task, adapters[0], samples, size))
+    for start in range(0, num_samples(samples), size):
+        batch = task.collate(take(samples, slice(start, start + size), device_of(model.module)))
+        with model.checkpoints():
+            passes = [
+                _of_batch(model, task, adapter, batch, wanted, size > 1) for adapter in adapters
+            ]
+        yield passes
+        del passes  # before the next ones are computed
+
+
+def _of_batch(
+    model: LoraModel,
+    task: Task,
+    adapter: Adapter,
+    batch: Batch,
+    wanted: Collection[str],
+    at_once: bool,
+) -> GradientPass:
+    if at_once and model.keeps_samples_apart:
+        try:
+            return _batched(model, task, adapter, batch, wanted)
+        except _MixedSamplesError as error:
+            _remember(model, str(error))
+    return _one_at_a_time(model, task, adapter, batch, wanted)
 
 
 def _remember(model: LoraModel, reason: str) -> None:
@@ -81,15 +135,17 @@ def _remember(model: LoraModel, reason: str) -> None:
         logger.info("per-sample gradients are computed one sample at a time: %s", reason)
 
 
-def _reason_against(model: LoraModel, task: Task, adapter: Adapter, samples: Samples) -> str:
+def _reason_against(
+    model: LoraModel, task: Task, adapter: Adapter, samples: Samples, size: int
+) -> str:
     """Return why gradients of several samples cannot be computed at once; empty where they can.
 
     They are computed both ways, for the first, the middle and the last sample, which have different
     lengths where samples have lengths. A factor that is zero would hide the gradient of the other
     one, and equal samples which one a row is of, so zeros are filled and losses weighted.
     """
-    last = num_samples(samples) - 1
-    at = torch.tensor(sorted({round(last * i / (TRIED_SAMPLES - 1)) for i in range(TRIED_SAMPLES)}))
+    last, number = num_samples(samples) - 1, min(TRIED_SAMPLES, size)
+    at = torch.tensor(sorted({round(last * i / (number - 1)) for i in range(number)}))
     batch = task.collate(take(samples, at, device_of(model.module)))
     draws = generator(0, "gradient check")
     tried = {
@@ -98,12 +154,22 @@ def _reason_against(model: LoraModel, task: Task, adapter: Adapter, samples: Sam
         else torch.empty(tensor.shape).normal_(std=0.02, generator=draws).to(tensor)
         for name, tensor in adapter.items()
     }
-    weights = 1.0 + torch.arange(len(at), device=device_of(model.module))
+    for names in groups(adapter, SAMPLE_BYTES * number, HELD_BYTES):
+        if reason := _difference(model, task, tried, batch, names):
+            return reason
+    return ""
+
+
+def _difference(
+    model: LoraModel, task: Task, adapter: Adapter, batch: Batch, wanted: Collection[str]
+) -> str:
+    """Return where the gradients that are computed both ways differ; empty where they do not."""
+    weights = 1.0 + torch.arange(num_samples(batch), device=device_of(model.module))
     try:
-        found = _batched(model, task, tried, batch, weights).gradients
+        found = _batched(model, task, adapter, batch, wanted, weights).gradients
     except _MixedSamplesError as error:
         return str(error)
-    right = _one_at_a_time(model, task, tried, batch, weights).gradients
+    right = _one_at_a_time(model, task, adapter, batch, wanted, weights).gradients
     small = next(model.module.parameters()).dtype in (torch.float16, torch.bfloat16)
     tolerance, floor = (0.2, 2e-3) if small else (1e-2, 1e-5)
     whole = torch.stack([gradient.norm() for gradient in right.values()]).norm()
@@ -115,32 +181,45 @@ def _reason_against(model: LoraModel, task: Task, adapter: Adapter, samples: Sam
 
 
 def _one_at_a_time(
-    model: LoraModel, task: Task, adapter: Adapter, batch: Batch, weights: Tensor | None = None
+    model: LoraModel,
+    task: Task,
+    adapter: Adapter,
+    batch: Batch,
+    wanted: Collection[str],
+    weights: Tensor | None = None,
 ) -> GradientPass:
     """Compute every sample's gradient of its own (weighted) loss by a pass of its own.
 
     A sample keeps the padding that it has in the batch. A tensor that a loss does not depend on
     has the gradient 0.
     """
-    leaves = _leaves(model, adapter)
+    leaves = _leaves(model, adapter, wanted)
     losses, rows = [], []
     for i in range(num_samples(batch)):
         one = _sample_of(batch, i)
         loss = task.losses(model(leaves, one), one)
         scaled = loss if weights is None else loss * weights[i]
-        found = torch.autograd.grad(
-            scaled.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        rows.append(
+            torch.autograd.grad(
+                scaled.sum(),
+                [leaves[name] for name in wanted],
+                allow_unused=True,
+                materialize_grads=True,
+            )
         )
-        losses.append(loss.detach().cpu())
-        rows.append([gradient.cpu() for gradient in found])
+        losses.append(loss.detach())
     columns = zip(*rows, strict=True)
-    gradients = {name: torch.stack(column) for name, column in zip(leaves, columns, strict=True)}
+    gradients = {name: torch.stack(column) for name, column in zip(wanted, columns, strict=True)}
     return GradientPass(torch.cat(losses), gradients, batched=False)
 
 
-def _leaves(model: LoraModel, adapter: Adapter) -> dict[str, Tensor]:
-    device = device_of(model.module)
-    return {name: tensor.detach().to(device).requires_grad_() for name, tensor in adapter.items()}
+def _leaves(model: LoraModel, adapter: Adapter, wanted: Collection[str]) -> dict[str, Tensor]:
+    """Return an adapter's tensors where the model computes; gradients reach the wanted ones."""
+    device, chosen = device_of(model.module), set(wanted)
+    return {
+        name: tensor.detach().to(device).requires_grad_(name in chosen)
+        for name, tensor in adapter.items()
+    }
 
 
 def _sample_of(batch: Batch, i: int) -> Batch:
@@ -163,7 +242,12 @@ class _Call(NamedTuple):
 
 
 def _batched(
-    model: LoraModel, task: Task, adapter: Adapter, batch: Batch, weights: Tensor | None = None
+    model: LoraModel,
+    task: Task,
+    adapter: Adapter,
+    batch: Batch,
+    wanted: Collection[str],
+    weights: Tensor | None = None,
 ) -> GradientPass:
     """Compute every sample's gradient of its own (weighted) loss in one forward and one backward
     pass.
@@ -177,9 +261,9 @@ def _batched(
     _MixedSamplesError
         A trained module does not keep the samples in its first dimension.
     """
-    leaves = _leaves(model, adapter)
+    leaves = _leaves(model, adapter, wanted)
     owned: dict[str, dict[str, str]] = {}
-    for name in leaves:
+    for name in wanted:
         owner, _, leaf = model.parameters[name].rpartition(".")
         owned.setdefault(owner, {})[leaf] = name
     calls: list[_Call] = []
@@ -240,9 +324,11 @@ def _batched(
         for leaf, gradient in parts.items():
             name = names[leaf]
             gradients[name] = gradients[name] + gradient if name in gradients else gradient
-    zero = (name for name in adapter if name not in gradients)
-    gradients |= {name: torch.zeros(n, *adapter[name].shape) for name in zero}
-    return GradientPass(losses.detach().cpu(), {name: gradients[name].cpu() for name in adapter})
+    losses, device = losses.detach(), device_of(model.module)
+    gradients |= {
+        name: torch.zeros(n, *adapter[name].shape) for name in wanted if name not in gradients
+    }
+    return GradientPass(losses, {name: gradients[name].to(device) for name in wanted})
 
 
 def _by_sample(inputs: Tensor, delta: Tensor, n: int) -> bool:

@@ -21,5 +21,5 @@ def test_the_mathematics_loads_neither_flower_nor_a_model_library():
 def test_the_room_shows_what_a_notebook_needs():
     assert all(hasattr(merging, name) for name in merging.__all__)
     assert {
-        "variance_traces", "diagonal_fisher", "segment_between", "RULES", "Evidence", "diagnose"
+        "variance_traces", "GradientMoments", "segment_between", "RULES", "Evidence", "diagnose"
     } <= set(merging.__all__)  # fmt: skip

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from potara_flwr.core.errors import EstimationError
-from potara_flwr.merging.traces import VarianceTraces, correlation, diagonal_fisher, variance_traces
+from potara_flwr.merging.traces import GradientMoments, VarianceTraces, variance_traces
 from potara_flwr.tasks.base import take
 from potara_flwr.training.gradients import per_sample_gradients
 from potara_flwr.training.local_steps import train
@@ -72,9 +72,10 @@ def test_gradient_pass_leaves_no_hook_and_no_gradient_behind(bench):
 def test_fisher_is_the_mean_squared_gradient_of_autograd(bench):
     adapter = trained_adapter(bench)
     samples = bench.client(0).calibration
-    fisher = diagonal_fisher(
-        per_sample_gradients(bench.model, bench.task, adapter, samples).gradients
-    )
+    gradients = per_sample_gradients(bench.model, bench.task, adapter, samples).gradients
+    moments = GradientMoments()
+    moments.add(gradients, gradients)
+    fisher = moments.fisher("local")
     loop = gradients_by_loop(bench, adapter, samples)
     for name, gradient in loop.items():
         expected = sum(row.double() ** 2 for row in gradient) / len(gradient)
@@ -83,10 +84,19 @@ def test_fisher_is_the_mean_squared_gradient_of_autograd(bench):
 
 def test_correlation_is_pearsons():
     x, y = torch.randn(12, 5, dtype=torch.double), torch.randn(12, 5, dtype=torch.double)
+    x[:, 3] += 1e6  # a mean that sums of squares would not survive
     expected = [np.corrcoef(x[:, j], y[:, j])[0, 1] for j in range(5)]
-    np.testing.assert_allclose(correlation(x, y), expected, atol=1e-12)
-    x[:, 2] = 3.0
-    assert correlation(x, y)[2] == 0
+    for sizes in ((12,), (5, 5, 2), (1,) * 12):
+        np.testing.assert_allclose(correlation(x, y, sizes), expected, atol=1e-9)
+    x[:, 2] = 0.1
+    assert correlation(x, y, (5, 5, 2))[2] == 0
+
+
+def correlation(x, y, sizes):
+    moments = GradientMoments()
+    for f, l in zip(x.split(sizes), y.split(sizes), strict=True):
+        moments.add({"w": f}, {"w": l})
+    return moments.correlation("w")
 
 
 traces = st.tuples(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1)).map(

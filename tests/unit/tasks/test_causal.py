@@ -257,6 +257,37 @@ def test_checkpoints_change_nothing_and_bfloat16_little(places, name):
         assert cosine > 0.95, one
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_per_sample_gradients_with_checkpoints_keep_less_and_are_the_same(places, at_once):
+    found, kept, adapter = [], [], None
+    for checkpoints in (False, True):
+        bench = bench_of(
+            places, "multiple-choice", "hellaswag",
+            **{"model.gradient-checkpointing": checkpoints, "lora.dropout": 0.5},
+        )  # fmt: skip
+        adapter = adapter or trained(bench)
+        samples = take(bench.client(0).calibration, slice(0, 3))
+        bytes_kept = 0
+
+        def pack(tensor):
+            nonlocal bytes_kept
+            bytes_kept += tensor.nbytes
+            return tensor
+
+        for _ in range(2):  # the first time both ways are compared
+            bytes_kept = 0
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                at = per_sample_gradients(bench.model, bench.task, adapter, samples, at_once)
+        assert at.batched == (at_once > 1)
+        assert not any(module.training for module in bench.model.module.modules())
+        found.append(at)
+        kept.append(bytes_kept)
+    assert kept[1] < 0.5 * kept[0]
+    torch.testing.assert_close(found[1].losses, found[0].losses)
+    for name, gradient in found[0].gradients.items():
+        torch.testing.assert_close(found[1].gradients[name], gradient)
+
+
 def test_generation_is_the_most_likely_token_after_token_whatever_the_padding(places, caplog):
     bench = bench_of(places, "instruction", "squad_v1")
     adapter, samples = trained(bench), bench.client(0).test
