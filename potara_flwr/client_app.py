@@ -123,9 +123,10 @@ def train_round(participant: Participant) -> RecordDict:
     received = participant.received_by(client)
     update = participant.method.train_round(client, received, server_round)
     arrays, residuals = encode_update(client, update.adapter, received, before.residuals)
-    store.save(
-        State(server_round, client.personal, residuals, client.steps, client.seconds), before
-    )
+    if participant.method.keeps_state(participant.settings):
+        store.save(
+            State(server_round, client.personal, residuals, client.steps, client.seconds), before
+        )
     metrics = MetricRecord(
         {
             "server-round": server_round,

@@ -4,9 +4,9 @@ A device may die at any moment, and in a deployment every message runs in a proc
 whatever must outlive a message is here, and only here:
 
 ``round-<r>.safetensors``
-    What the client keeps after training in round r. Round r starts from the newest state before r,
-    so that a round that is asked for again, because its reply or the server was lost, gives the
-    same bits. The last two are kept.
+    What the client keeps after training in round r, where it keeps anything. Round r starts from
+    the newest state before r, so that a round that is asked for again, because its reply or the
+    server was lost, gives the same bits. The last two are kept.
 ``<training>.safetensors``
     The adapter that a training after the rounds gave, with a hash of what it started from.
 ``personalized.safetensors``
@@ -15,6 +15,7 @@ whatever must outlive a message is here, and only here:
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -95,11 +96,16 @@ class ClientStore:
     ) -> None:
         self.folder = state_dir / run_key / str(client)
         self.client = client
-        self._of = {
-            "run-key": run_key,
-            "client": client,
-            "settings": fingerprint(settings.computed()),
-            "data": checksum(_targets(data)),
+        self._run_key, self._settings, self._data = run_key, settings, data
+
+    @functools.cached_property
+    def _of(self) -> dict[str, Any]:
+        """Tells what is stored from what is stored of others."""
+        return {
+            "run-key": self._run_key,
+            "client": self.client,
+            "settings": fingerprint(self._settings.computed()),
+            "data": checksum(_targets(self._data)),
         }
 
     def state(self, until: int) -> State:

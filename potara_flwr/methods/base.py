@@ -57,7 +57,8 @@ class Method:
     shared: tuple[Kind, ...]
     """What the server sends down and a client sends up; the rest never leaves where it is."""
     keeps: str
-    """What a client keeps to itself from one round to the next, in words, or empty."""
+    """What a client keeps to itself from one round to the next, in words; where it is empty nothing
+    is stored in a round (:meth:`keeps_state`)."""
     summary: str
     """What is done, in one sentence for the report."""
     adapters: tuple[str, ...]
@@ -114,12 +115,23 @@ class Method:
         kind = kind_of(name)
         return kind in self.shared and not (kind == "head" and settings.task.head == "local")
 
+    def keeps_state(self, settings: Settings) -> bool:
+        """Say whether a client keeps something from one round to the next: parts of its own, a head
+        of its own, or what int8 has rounded away.
+        """
+        transport, head = settings.federation.transport, settings.task.head
+        return bool(self.keeps) or transport == "int8" or head == "local"
+
     def steps(self, settings: Settings, rounds: int) -> int:
         """Return the optimizer steps of a client that trained in so many rounds, and after them."""
         if self.trainings == 0:
             return total_steps(settings)
-        in_rounds = self.trainings * settings.train.local_steps * rounds
+        in_rounds = self.steps_in_rounds(settings, rounds)
         return in_rounds + settings.local.steps * self.local_phase
+
+    def steps_in_rounds(self, settings: Settings, rounds: int) -> int:
+        """Return the optimizer steps of a client in so many rounds."""
+        return self.trainings * settings.train.local_steps * rounds
 
     def rounds(self, settings: Settings) -> int:
         """Return the number of federated rounds.

@@ -146,12 +146,16 @@ def _scores(client: dict[str, Any], metric: str) -> dict[str, float]:
     return {**client[metric], "personalized": client["personalized"][metric]}
 
 
+TIMES = ("seconds", "training_seconds")
+"""What in results is a wall-clock time."""
+
+
 def digest(results: Mapping[str, Any]) -> str:
     """Return a hash of all results but the wall-clock times: equal runs have equal digests."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+            return {key: timeless(item) for key, item in value.items() if key not in TIMES}
         return [timeless(item) for item in value] if isinstance(value, list) else value
 
     return hashlib.sha256(json.dumps(timeless(results), sort_keys=True).encode()).hexdigest()

@@ -28,6 +28,8 @@ class RoundResult:
     """The server's, after the round."""
     clients: list[int]
     """Those that were asked to train."""
+    client_seconds: list[float | None]
+    """Of each one's optimizer steps; None where its update is not used."""
     training_loss: float
     training_seconds: float
     """Of a client's optimizer steps, the mean."""
@@ -54,6 +56,7 @@ class RoundResult:
             round=server_round,
             arrays=arrays,
             clients=train["clients"],
+            client_seconds=[at if at >= 0 else None for at in train["training-seconds"]],
             training_loss=train["loss"],
             training_seconds=train["seconds"],
             norm_ratio=train.get("norm-ratio"),

@@ -234,6 +234,7 @@ class FederatedRun:
             "norm_ratio": result.norm_ratio,
             "seconds": seconds,
             "clients": result.clients,
+            "training_seconds": result.client_seconds,
         }
 
     def _on_reply(self, reply: Message) -> None:
@@ -252,7 +253,20 @@ class FederatedRun:
             self.ledger.refuse(client, None, "personalize", str(error))
             return None
         names = self.settings.federation.names
-        return self.descriptions[client].to_json(names) | report.to_json()
+        entry = self.descriptions[client].to_json(names) | report.to_json()
+        if not self.method.keeps_state(self.settings):  # nor does it count what it did before
+            seconds = self._seconds_in_rounds(client)
+            entry["optimizer_steps"] += self.method.steps_in_rounds(self.settings, len(seconds))
+            entry["seconds"]["training"] += sum(seconds)
+        return entry
+
+    def _seconds_in_rounds(self, client: int) -> list[float]:
+        """Return a client's seconds of training in every round in which it trained."""
+        every = (
+            dict(zip(record["clients"], record.get("training_seconds", ()), strict=False))
+            for record in self.rounds
+        )
+        return [seconds for at in every if (seconds := at.get(client)) is not None]
 
     def _check_steps(self, client: int, steps: int) -> None:
         """Write down whether a personalized client has taken fewer optimizer steps than the server

@@ -197,7 +197,8 @@ class LoraAveraging(FedAvg):
         -------
         tuple
             The average, and the round's metrics: the clients' averaged ``loss`` and ``seconds``,
-            the ``clients`` that were asked, ``norm-ratio``, the largest norm of an update over
+            the ``clients`` that were asked and the ``training-seconds`` of each (−1 where its
+            update is not used), ``norm-ratio``, the largest norm of an update over
             their median, before any limit, and ``aggregation-error``, the average's relative error
             where it is ``exact`` but for its rank.
 
@@ -222,6 +223,10 @@ class LoraAveraging(FedAvg):
         averaged, error = self.combine(updates, weights)
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         metrics["clients"] = list(self._sent)
+        metrics["training-seconds"] = [
+            float(_numbers(good[client])["seconds"]) if client in updates else -1.0
+            for client in self._sent
+        ]
         for name, value in (("norm-ratio", norm_ratio), ("aggregation-error", error)):
             if value is not None:
                 metrics[name] = value

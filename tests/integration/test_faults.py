@@ -21,7 +21,13 @@ from simulations.faults.subject import adapters_here, settings_of
 
 pytestmark = pytest.mark.integration
 
-SETTINGS = settings_of({"run.report": False, "federation.timeout": float(HANGING)})
+SETTINGS = settings_of(
+    {
+        "run.report": False,
+        "federation.timeout": float(HANGING),
+        "federation.transport": "int8",  # with it clients keep something between rounds
+    }
+)
 """No client is given up because the machine is busy."""
 
 

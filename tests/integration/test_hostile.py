@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.messages.transport import record_of, values_of
-from potara_flwr.results.folder import read_results
+from potara_flwr.results.folder import TIMES, read_results
 
 pytestmark = pytest.mark.integration
 
@@ -180,7 +180,7 @@ def failing(run):
 
 def without_time(value):
     if isinstance(value, dict):
-        return {key: without_time(item) for key, item in value.items() if key != "seconds"}
+        return {key: without_time(item) for key, item in value.items() if key not in TIMES}
     return [without_time(item) for item in value] if isinstance(value, list) else value
 
 

@@ -84,8 +84,9 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run_of
     # What stays on the clients, on their disks and nowhere else.
     assert not any(context.state for context in grid.contexts.values())
     for state in states_of(settings, folder, grid):
-        assert state.round == rounds
+        assert state.round == (rounds if method in KEPT else 0)
         assert set(state.personal) == KEPT.get(method, set())
+    assert bool([*folder.rglob("round-*")]) == (method in KEPT)
 
     # What is reported: the same steps for every method, and the adapters that there are.
     assert results["method"] == method
@@ -95,7 +96,9 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run_of
         rules = set(client.get("weights", ()))
         assert set(client["accuracy"]) == set(client["loss"]) == {*row.adapters} | rules
         assert bool(rules) == (method == "potara") == ("traces" in client)
-        assert client["seconds"]["training"] > 0
+        in_rounds = sum(at["training_seconds"][client["client"]] for at in results["rounds"])
+        after = client["seconds"].get("local_training") or 0.0
+        assert client["seconds"]["training"] == pytest.approx(in_rounds + after)
         assert ("weight" in client["personalized"]) == (method[:6] in ("potara", "feddpa"))
     assert set(results["seconds"]) == {"gathering", "rounds", "personalization"}
     assert (folder / "federated").is_dir() == ("federated" in row.adapters)

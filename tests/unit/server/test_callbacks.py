@@ -27,7 +27,12 @@ def seconds_left(monkeypatch, overrides, round_seconds, training_seconds) -> lis
     run = SimpleNamespace(
         settings=settings, method=method, total=method.rounds(settings), ledger=Ledger(), rounds=[]
     )
-    trained = MetricRecord({"loss": 1.0, "seconds": training_seconds, "clients": [0, 1, 2]})
+    trained = MetricRecord(
+        {
+            "loss": 1.0, "seconds": training_seconds, "clients": [0, 1, 2],
+            "training-seconds": [training_seconds] * 3,
+        }
+    )  # fmt: skip
     progress = LogProgress()
     for server_round in (1, 2):
         run.rounds.append({"seconds": round_seconds})
