@@ -1,11 +1,14 @@
 """Measure what runtimes and messages cost over bare PyTorch, what a merge costs, how memory grows.
 
     python -m simulations.bench
-    python -m simulations.bench --only message
+    python -m simulations.bench --only message merge
+    python -m simulations.bench --language-model SMOLLM2 --language-data QUESTIONS.jsonl
+    python -m simulations.bench --image-model DINOV2 --image-data IMAGES
 
 Every figure is a ratio of two measurements of the same run of this program, taken in turn, so that
-a slow or busy machine slows both. Writes ``docs/research/benchmarks.md``, where a part that is
-measured alone takes the place of its rows. All of it takes about ten minutes.
+a slow or busy machine slows both. Writes ``docs/research/benchmarks.md``, where what is measured
+takes the place of its rows, and the others stay. Without a pretrained model its parts are left out.
+All of it takes about ten minutes, and as long again with the models.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,8 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
+from simulations.bench.real_models import image_rows, prompt_rows, weight_rows
+from simulations.bench.rows import Row
 from simulations.markdown import rendered
 from simulations.measuring import parser_of
 
@@ -55,26 +60,8 @@ SHORT: dict[str, Value] = {**NO_EXTRAS, "federation.rounds": 6}
 LONG: dict[str, Value] = {**NO_EXTRAS, "federation.rounds": 4, "train.local-steps": 70}
 WHY = (
     "a step hands its adapter to the model (about 4 %), a message is serialized, measured, checked "
-    "and averaged (about 10 ms), the client's state is kept on the disk (fsync, about 10 ms)"
+    "and averaged (about 10 ms)"
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a ratio in each repeat, the aim it is held against, and where a miss
-    would come from.
-    """
-
-    what: str
-    ratios: list[float]
-    aim: float | None
-    why: str = ""
-
-    def __str__(self) -> str:
-        low, middle, high = min(self.ratios), statistics.median(self.ratios), max(self.ratios)
-        aim = "–" if self.aim is None else f"≤ {self.aim:g}"
-        met = "–" if self.aim is None else "yes" if middle <= self.aim else f"no: {self.why}"
-        return f"| {self.what} | {middle:.3f} | {low:.3f} – {high:.3f} | {aim} | {met} |"
 
 
 def bare_seconds(settings: Settings) -> float:
@@ -133,25 +120,26 @@ def through_flwr(overrides: dict[str, Value]) -> dict[str, Any]:
         return read_results(run_with_flower(settings, display, cpus_per_client=cores))
 
 
-def runtime_rows(repeats: int) -> list[Row]:
-    """Measure rounds of both runtimes over the bare loop, on short and on long messages."""
+RUNTIMES: dict[str, Callable[[dict[str, Value]], dict[str, Any]]] = {
+    "in-process": in_process,
+    "flwr run": through_flwr,
+}
+
+
+def runtime_rows(name: str, repeats: int, aims: Sequence[float]) -> list[Row]:
+    """Measure rounds of a runtime over the bare loop, on short and on long messages."""
     rows = []
-    for words, overrides, aims in (
-        ("the default's messages", SHORT, (1.05, None)),
-        ("a second of work a message", LONG, (1.05, 1.10)),
+    for words, overrides, aim in (
+        ("the default's messages", SHORT, aims[0]),
+        ("a second of work a message", LONG, aims[1]),
     ):
-        settings = from_flat(overrides)
-        ratios: dict[str, list[float]] = {"in-process": [], "flwr run": []}
+        settings, ratios = from_flat(overrides), []
         for _ in range(repeats):
-            for name, runtime in (("in-process", in_process), ("flwr run", through_flwr)):
-                before = bare_seconds(settings)
-                seconds = round_seconds(runtime(overrides))
-                after = bare_seconds(settings)
-                ratios[name].append(2 * seconds / (before + after))
-        rows += [
-            Row(f"{name}: seconds of a round over bare PyTorch, {words}", ratios[name], aim, WHY)
-            for name, aim in zip(ratios, aims, strict=True)
-        ]
+            before = bare_seconds(settings)
+            seconds = round_seconds(RUNTIMES[name](overrides))
+            after = bare_seconds(settings)
+            ratios.append(2 * seconds / (before + after))
+        rows.append(Row(f"{name}: seconds of a round over bare PyTorch, {words}", ratios, aim, WHY))
     return rows
 
 
@@ -267,12 +255,22 @@ def message_rows(repeats: int) -> list[Row]:
     ]
 
 
-PARTS: dict[str, Callable[[int], list[Row]]] = {
-    "merge": lambda repeats: [merge_row()],
-    "runtimes": runtime_rows,
-    "message": message_rows,
-    "memory": lambda repeats: memory_rows(),
+PARTS: dict[str, Callable[[Namespace], list[Row]]] = {
+    "merge": lambda args: [merge_row()],
+    "in-process": lambda args: runtime_rows("in-process", args.repeats, (1.05, 1.05)),
+    "flwr": lambda args: runtime_rows("flwr run", args.repeats, (1.15, 1.10)),
+    "message": lambda args: message_rows(args.repeats),
+    "memory": lambda args: memory_rows(),
+    "weight-phase": weight_rows,
+    "shared-prompt": prompt_rows,
+    "personalization": image_rows,
 }
+MODELS = {
+    "weight-phase": ("language_model", "language_data"),
+    "shared-prompt": ("language_model", "language_data"),
+    "personalization": ("image_model", "image_data"),
+}
+"""Part → the options without which it is left out."""
 
 
 def with_rows(page: str, rows: list[Row]) -> list[str]:
@@ -289,28 +287,41 @@ def with_rows(page: str, rows: list[Row]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
     parser = parser_of("bench", __doc__)
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="repeats of each runtime (default: 3)"
-    )
-    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
+    add = parser.add_argument
+    add("--repeats", type=int, default=3, help="repeats of each measurement (default: 3)")
+    add("--only", nargs="+", choices=PARTS, help="measure these parts alone")
+    add("--language-model", type=Path, metavar="FOLDER", help="a SmolLM2-135M")
+    add(
+        "--language-data", type=Path, metavar="FILE",
+        help="questions with the columns task, prompt, answer and options",
+    )  # fmt: skip
+    add("--image-model", type=Path, metavar="FOLDER", help="a DINOv2-S")
+    add("--image-data", type=Path, metavar="FOLDER", help="images with labels")
     args = parser.parse_args(arguments)
-    return exit_status(lambda: measure(args.only, args.repeats))
+    there = [
+        part
+        for part in PARTS
+        if all(getattr(args, option) is not None for option in MODELS.get(part, ()))
+    ]
+    for part in set(args.only or ()) - set(there):
+        options = (f"--{option.replace('_', '-')}" for option in MODELS[part])
+        parser.error(f"--only {part} needs {' and '.join(options)}")
+    return exit_status(lambda: measure(args.only or there, args))
 
 
-def measure(only: str | None, repeats: int) -> None:
-    """Measure all parts, or one, and write the page."""
-    parts = [only] if only else list(PARTS)
-    rows = [row for part in parts for row in PARTS[part](repeats)]
-    PAGE.write_text(
-        rendered(
-            Path(__file__).with_name("page.md.jinja"),
-            lines=with_rows(PAGE.read_text(), rows) if only else rows,
-            cores=os.cpu_count(),
-            machine=platform.machine(),
-            python=platform.python_version(),
-            torch=torch.__version__,
+def measure(parts: Sequence[str], args: Namespace) -> None:
+    """Measure some parts; write the page after each."""
+    for part in parts:
+        PAGE.write_text(
+            rendered(
+                Path(__file__).with_name("page.md.jinja"),
+                lines=with_rows(PAGE.read_text(), PARTS[part](args)),
+                cores=os.cpu_count(),
+                machine=platform.machine(),
+                python=platform.python_version(),
+                torch=torch.__version__,
+            )
         )
-    )
     CONSOLE.print(PAGE.read_text(), markup=False)
 
 
