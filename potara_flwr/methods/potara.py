@@ -7,6 +7,7 @@ report, never an adapter, a sample or a gradient.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -129,7 +130,8 @@ def gather_evidence(client: Client, segment: Segment) -> Evidence:
     """
     model, task, samples = client.model, client.task, client.data.calibration
     settings, train = client.settings.calibration, client.settings.train
-    size = min(settings.batch_size or train.batch_size, num_samples(samples))
+    at_once = settings.batch_size or math.ceil(train.batch_size / train.accumulate)
+    size = min(at_once, num_samples(samples))
     ends = (segment.federated_end, segment.local_end)
     losses: tuple[list[Tensor], ...] = ([], [])
     slopes = torch.zeros(2, num_samples(samples), dtype=torch.float64)

@@ -357,7 +357,7 @@ class CalibrationSettings(Group):
         0,
         ge=0,
         description="calibration samples whose gradients are computed at once; 0 is as many as in "
-        "training (`train.batch-size`)",
+        "training (`train.batch-size` / `train.accumulate`)",
     )
     damping: float = Field(
         1e-2, gt=0, description="added to every Fisher entry before it is inverted: Σ = 1/(F + δ)"

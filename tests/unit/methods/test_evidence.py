@@ -92,9 +92,12 @@ def test_as_many_samples_at_once_as_in_training_unless_set(case, monkeypatch):
             yield passes
 
     monkeypatch.setattr(potara, "gradients_in_batches", watched)
-    for own, training, expected in ((0, 4, [4, 3]), (0, 16, [7]), (5, 4, [5, 2])):
+    for own, training, parts, expected in (
+        (0, 4, 1, [4, 3]), (0, 16, 1, [7]), (0, 16, 3, [6, 1]), (5, 4, 2, [5, 2]),
+    ):  # fmt: skip
         sizes.clear()
-        gather_evidence(*case(**{"calibration.batch-size": own, "train.batch-size": training}))
+        overrides = {"train.batch-size": training, "train.accumulate": parts}
+        gather_evidence(*case(**{"calibration.batch-size": own, **overrides}))
         assert sizes == expected
 
 
