@@ -20,6 +20,7 @@ from potara_flwr.command.credentials import credentials
 from potara_flwr.command.deploy import deploy
 from potara_flwr.command.doctor import doctor
 from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
+from potara_flwr.command.merge import merge
 from potara_flwr.command.personalize import personalize
 from potara_flwr.command.presets import presets
 from potara_flwr.command.report import report
@@ -42,7 +43,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (run, sweep, compare, deploy, credentials, personalize, report, doctor, presets):
+SUBCOMMANDS = (
+    run, sweep, compare, deploy, credentials, personalize, merge, report, doctor, presets,
+)  # fmt: skip
+for subcommand in SUBCOMMANDS:
     app.command(cls=PlainCommand)(subcommand)
 
 

@@ -56,24 +56,65 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
     clock = Stopwatch()
 
     # 2. Traces, 3. weight.
-    try:
-        evidence = gather_evidence(client, segment_between(federated, halfway, space))
-        chosen = choose(evidence, client.settings)
-        clock.lap("weight")
-        weights: dict[str, Weight] = {client.settings.merge.rule: chosen.by_rule}
-        weights |= {name: rule(evidence) for name, rule in RULES.items() if name not in weights}
-    except EstimationError as error:
-        raise EstimationError(f"client {client.data.client}: {error}") from None
+    weighed = weigh(client, segment_between(federated, halfway, space), clock)
 
-    # 4. Calibration samples back into training, merge.
-    clock.lap("other rules")
+    # 4. Calibration samples back into training.
     local, after = refit(client, halfway)
     clock.lap("refit")
+
+    # 5. Merge, and scores on test data, for the report only.
     segment = segment_between(federated, local, space)
+    return conclude(client, segment, weighed, clock, local_training=before + after)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the samples tell of two adapters."""
+
+    evidence: Evidence
+    choice: Choice
+    weights: dict[str, Weight]
+    """λ of every rule."""
+
+
+def weigh(client: Client, segment: Segment, clock: Stopwatch) -> Weighed:
+    """Gather the evidence, and have every rule choose a weight by it.
+
+    Parameters
+    ----------
+    clock : Stopwatch
+        The seconds behind the rule of the settings go to ``weight``, the others' elsewhere.
+
+    Raises
+    ------
+    EstimationError
+        A trace or loss is not finite; names the client and the adapter.
+    """
+    settings = client.settings
+    try:
+        evidence = gather_evidence(client, segment)
+        choice = choose(evidence, settings)
+        clock.lap("weight")
+        weights: dict[str, Weight] = {settings.merge.rule: choice.by_rule}
+        weights |= {name: rule(evidence) for name, rule in RULES.items() if name not in weights}
+        clock.lap("other rules")
+    except EstimationError as error:
+        raise EstimationError(f"client {client.data.client}: {error}") from None
+    return Weighed(evidence, choice, weights)
+
+
+def conclude(
+    client: Client,
+    segment: Segment,
+    weighed: Weighed,
+    clock: Stopwatch,
+    *,
+    local_training: float | None = None,
+) -> Outcome:
+    """Merge by the weight that was chosen, and score what is compared."""
+    evidence, chosen, weights = weighed.evidence, weighed.choice, weighed.weights
     personalized, svd_error = merge(segment, chosen.weight, client.settings)
     clock.lap("weight")
-
-    # 5. Scores on test data, for the report only.
     compared: dict[str, Any] = {}
     shown = {name: mean_weight(weight) for name, weight in weights.items()}
     scores, points = score_merges(client, segment, {"personalized": chosen.weight, **weights})
@@ -90,7 +131,7 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
         client,
         scores,
         weight=mean_weight(chosen.weight),
-        local_training=before + after,
+        local_training=local_training,
         weight_seconds=clock.seconds["weight"],
         choice={
             "rule": client.settings.merge.rule,
@@ -109,7 +150,7 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
         svd_error=svd_error,
         **compared,
     )
-    return Outcome({"": personalized, "local": local}, report)
+    return Outcome({"": personalized, "local": segment.local}, report)
 
 
 MOMENT_BYTES = 5 * 8

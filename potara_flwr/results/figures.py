@@ -84,6 +84,24 @@ def accuracy_along_weight(results: Results) -> Figure:
     return figure
 
 
+def accuracy_of_merges(report: dict[str, Any], rule: str) -> Figure:
+    """Draw the test accuracy along λ between two saved adapters, with every rule's λ and the
+    oracle; ``rule`` is the one that chose the merge.
+    """
+    client = {"client": 0, **report}
+    marks = _rule_marks({"config": {"merge": {"rule": rule}}, "clients": [client]})
+    figure = new_figure(6.5, 4.4)
+    axes = figure.subplots()
+    _draw_client(axes, client, marks)
+    axes.set_title("")
+    axes.set_xlabel("mixing weight λ (0 = the second adapter, 1 = the first)", fontsize=10)
+    axes.set_ylabel("test accuracy (%)", fontsize=10)
+    handles = [Line2D([], [], label=label, **style) for label, style in marks.values()]
+    handles.append(Line2D([], [], label="λ of the merge", **PERSONALIZED_LINE))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, **PLAIN_LEGEND)
+    return figure
+
+
 def traces_and_bound(results: Results) -> Figure:
     """Draw every client's variance traces, and the bound at both ends and at λ*."""
     clients = results["clients"]

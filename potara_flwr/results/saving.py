@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.storage import file_hash, whole_folder
 from potara_flwr.messages.reports import Report
 from potara_flwr.methods import METHODS, Client, Outcome
@@ -98,19 +99,65 @@ def client_card(client: int, outcome: Outcome, settings: Settings) -> str:
 """
 
 
-def _merge_lines(report: Report) -> str:
+def _merge_lines(report: Report, first: str = "federated", second: str = "local") -> str:
+    """Return how two adapters were merged, the first of which has the weight λ."""
     own, found, traces = report.personalized, report.diagnosis, report.traces
     if found is None or traces is None:
         return ""
     notes = "".join(f"- {words}\n" for words in (own.reason, found.warning) if words)
-    return f"""- merge: λ · federated + (1 − λ) · local
+    return f"""- merge: λ · {first} + (1 − λ) · {second}
 - merge rule: {own.rule}
-- λ, the weight on the federated adapter: {own.weight:.4f}
+- λ, the weight on the {first} adapter: {own.weight:.4f}
 - interval of λ from resampling (90 %): {found.low:.2f} to {found.high:.2f}; the evidence favours
   {found.favours}
-{notes}- variance traces: federated a = {traces.federated:.6g}, local
+{notes}- variance traces: {first} a = {traces.federated:.6g}, {second}
   b = {traces.local:.6g}, cross c = {traces.cross:.6g}
 """
+
+
+def save_merge(
+    target: Path, folder: Path, client: Client, adapter: Adapter, report: Report
+) -> None:
+    """Write the merge of two saved adapters, and its card, to ``target``, which will be
+    ``folder``.
+    """
+    shown = {"first adapter": "federated", "second adapter": "local", "merge": ""}
+    own = report.personalized
+    rows = "\n".join(
+        f"| {words} | {report.accuracy[name] if name else own.accuracy:.4f} "
+        f"| {report.loss[name] if name else own.loss:.4f} |"
+        for words, name in shown.items()
+    )
+    card = f"""# Merge of two LoRA adapters
+
+λ · first + (1 − λ) · second, with a weight λ from samples of both adapters' task (arXiv
+2602.18658).
+
+{_merge_lines(report, "first", "second")}
+| adapter | test accuracy | test loss |
+|---|---|---|
+{rows}
+"""
+    classes = client.data.classes
+    save_with_card(target, adapter, client.model, client.settings, folder, card, classes)
+
+
+def read_classes_file(folder: Path) -> tuple[str, ...]:
+    """Return the classes, by name, of the adapter in a folder; none where it does not tell them.
+
+    Raises
+    ------
+    SettingsError
+        The file that tells them is damaged.
+    """
+    file = folder / CLASSES_FILE
+    if not file.is_file():
+        return ()
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))["id2label"]
+        return tuple(told[str(at)] for at in range(len(told)))
+    except (ValueError, KeyError, TypeError):
+        raise SettingsError(f"{file} is damaged: it does not name the classes") from None
 
 
 def part_card(client: int, name: str, report: Report) -> str:
