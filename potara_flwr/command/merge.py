@@ -29,7 +29,7 @@ def merge(
 
     \b
     Example:
-      potara merge adapters/general adapters/mine --data reviews.csv --out merged \\
+      potara merge adapters/a adapters/b --data reviews.csv --out merged \\
         task.name=text-classification data.text-column=review data.label-column=stars
     """
     from potara_flwr.merge_saved import merge_saved

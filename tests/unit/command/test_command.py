@@ -165,15 +165,16 @@ def test_options_and_settings_may_stand_in_any_order(name, work, monkeypatch):
 
 
 def test_help_loads_nothing_that_is_slow():
-    # personalize comes last: its [required] is escaped for rich, by Typer itself.
-    lines = [[], *([name] for name in SUBCOMMANDS if name != "personalize"), ["personalize"]]
+    # Those with [required] options come last: it is escaped for rich, by Typer itself.
+    required = [["merge"], ["personalize"]]
+    lines = [[], *([name] for name in SUBCOMMANDS if [name] not in required), *required]
     code = (
         "import sys\n"
         "from potara_flwr.command.main import main\n"
         'slow = {"torch", "flwr", "hydra", "pydantic", "numpy", "matplotlib", "rich"}\n'
         f"for words in {lines}:\n"
         "    main([*words, '--help'])\n"
-        "    loaded = slow & set(sys.modules) - ({'rich'} if words == ['personalize'] else set())\n"
+        f"    loaded = slow & set(sys.modules) - ({{'rich'}} if words in {required} else set())\n"
         "    if loaded:\n"
         "        sys.exit(f'{words}: {loaded}')\n"
     )
