@@ -30,7 +30,7 @@ def merge(
     \b
     Example:
       potara merge adapters/a adapters/b --data reviews.csv --out merged \\
-        task.name=text-classification data.text-column=review data.label-column=stars
+        task.name=text-classification data.text-column=review
     """
     from potara_flwr.merge_saved import merge_saved
     from potara_flwr.running.composition import compose_settings, parse_words
