@@ -29,8 +29,7 @@ def merge(
 
     \b
     Example:
-      potara merge adapters/a adapters/b --data reviews.csv --out merged \\
-        task.name=text-classification data.text-column=review
+      potara merge a b --data my.csv --out c task.name=text-classification
     """
     from potara_flwr.merge_saved import merge_saved
     from potara_flwr.running.composition import compose_settings, parse_words
