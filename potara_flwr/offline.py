@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.core.storage import file_hash, write_whole
+from potara_flwr.data.account import account
 from potara_flwr.data.labels import write_classes
-from potara_flwr.messages.reports import account, rows_of
+from potara_flwr.messages.reports import rows_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import LoraModel, load_adapter

@@ -152,7 +152,9 @@ def shared_rows(number: int, found: int, used: int, shares: Sequence[Sized]) -> 
     and partitioned into ``shares``.
     """
     held = sum(map(len, shares))
-    return SourceRows(number, found, found - used, max(0, used - held))
+    return SourceRows(
+        number=number, found=found, unused_splits=found - used, no_client=max(0, used - held)
+    )
 
 
 def joined(values: Sequence[str]) -> str:

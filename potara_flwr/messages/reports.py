@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
+from potara_flwr.core.entry import Count, Entry
 from potara_flwr.core.errors import ReplyError, one_line
+from potara_flwr.data.account import HeldRows, SourceRows, account
 from potara_flwr.merging.diagnosis import Diagnosis
 from potara_flwr.merging.rules import GRID, RULES
 from potara_flwr.messages.checking import ROUND, is_whole, shown, some
@@ -32,53 +31,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=-1e30, le=1e30)]
 Loss = Annotated[float, Field(ge=-1e12, le=1e12)]
 Duration = Annotated[float, Field(ge=0, le=1e9)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 Line = Annotated[str, AfterValidator(one_line)]
-
-
-class Entry(BaseModel):
-    """Exactly these names and types, and finite numbers only."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class Rows(Entry):
-    """What has become of the rows that a client holds, as :class:`HeldRows`."""
-
-    found: Count
-    train: Count
-    calibration: Count
-    test: Count
-    beyond_train_samples: Count = 0
-    beyond_test_samples: Count = 0
-    unused_splits: Count = 0
-    cut: Count = 0
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Rows:
-        """Check that every row is used or left out, and that no more are cut than are used."""
-        if self.cut > self.train + self.calibration + self.test:
-            raise ValueError("more rows are cut than are used")
-        left_out = self.beyond_train_samples + self.beyond_test_samples + self.unused_splits
-        if self.found != self.train + self.calibration + self.test + left_out:
-            raise ValueError("the rows that are used and left out are not those that were found")
-        return self
-
-
-class Source(Entry):
-    """The rows of the data source that a client holds a share of, as :class:`SourceRows`."""
-
-    number: Count
-    found: Count
-    unused_splits: Count
-    no_client: Count
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Source:
-        """Check that no more rows are left out than there are."""
-        if self.unused_splits + self.no_client > self.found:
-            raise ValueError("more rows are left out than were found")
-        return self
 
 
 class Description(Entry):
@@ -93,8 +46,8 @@ class Description(Entry):
     num_train: Count = 0
     num_calibration: Count = 0
     num_test: Count = 0
-    rows: Rows | None = None
-    source: Source | None = None
+    rows: HeldRows | None = None
+    source: SourceRows | None = None
     """None where the data is the node's own."""
 
     @model_validator(mode="after")
@@ -115,7 +68,7 @@ class Description(Entry):
         return {"client": self.client, **name, **sizes, **rows}
 
 
-def rows_of(data: ClientData, *, alone: bool) -> tuple[Rows | None, Source | None]:
+def rows_of(data: ClientData, *, alone: bool) -> tuple[HeldRows | None, SourceRows | None]:
     """Return what has become of a client's rows, and of those of its source that nobody holds.
 
     Parameters
@@ -123,38 +76,10 @@ def rows_of(data: ClientData, *, alone: bool) -> tuple[Rows | None, Source | Non
     alone : bool
         The source is the client's alone, which then holds all of its rows.
     """
-    if data.rows is None or data.source is None:
-        return None, None
-    rows, source = asdict(data.rows), asdict(data.source)
-    if not alone:
-        return Rows(**rows), Source(**source)
-    rows |= {"found": source["found"], "unused_splits": source["unused_splits"]}
-    return Rows(**rows), None
-
-
-USED = ("train", "calibration", "test")
-
-
-def account(rows: Rows, source: Source | None = None) -> dict[str, Any]:
-    """Return what has become of a client's rows, and of those of its source that nobody holds, as
-    it stands in ``results.json``: found = train + calibration + test + left out; and how many of
-    those that are used are cut, where some are.
-    """
-    entry = {"found": rows.found, **rows.model_dump(include=set(USED))}
-    entry["left_out"] = _left_out(rows, {"found", "cut", *USED})
-    if rows.cut:
-        entry["cut"] = rows.cut
-    if source is not None:
-        entry["source"] = {
-            "number": source.number,
-            "found": source.found,
-            "left_out": _left_out(source, {"number", "found"}),
-        }
-    return entry
-
-
-def _left_out(entry: Entry, others: set[str]) -> dict[str, int]:
-    return {reason: rows for reason, rows in entry.model_dump(exclude=others).items() if rows}
+    if not alone or data.rows is None or data.source is None:
+        return data.rows, data.source
+    of_source = data.source.model_dump(include={"found", "unused_splits"})
+    return HeldRows(**data.rows.model_dump() | of_source), None
 
 
 class Traces(Entry):

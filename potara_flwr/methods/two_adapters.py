@@ -74,12 +74,7 @@ def weighed(
     Parameters
     ----------
     heads : bool
-        Weigh the heads too; else the second's is used.
-
-    Raises
-    ------
-    TypeError
-        A module of a head that is to be weighed is not linear.
+        Weigh the heads too, which are linear (:meth:`Method.check`); else the second's is used.
     """
     handles = []
 
@@ -119,8 +114,6 @@ def _mix_outputs(
     """Return a hook behind a linear module of the second's head that mixes in the first's."""
 
     def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        if not isinstance(module, nn.Linear):
-            raise TypeError(f"heads are weighed in linear modules; {name} is of a {type(module)}")
         weights = weigh(name, args[0])
         device = args[0].device
         own_bias = None if bias is None else bias.to(device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -90,7 +89,8 @@ def _save(place: Path, key: str, data: ClientData) -> None:
     record = {
         "key": key, "client": data.client, "held_out": data.held_out,
         "classes": data.classes,
-        "rows": data.rows and asdict(data.rows), "source": data.source and asdict(data.source),
+        "rows": data.rows and data.rows.model_dump(),
+        "source": data.source and data.source.model_dump(),
         "parts": {part: list(tensors) for part, tensors in samples.items()},
     }  # fmt: skip
     flat = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,7 +115,7 @@ def load_client(
         parts["calibration"],
         parts["test"],
         held_out=held_out,
-        rows=replace(rows, cut=cut),
+        rows=rows.model_copy(update={"cut": cut}),
         source=questions.shared,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -68,6 +67,6 @@ def client_data(
         **parts,
         held_out=held_out,
         classes=held.classes,
-        rows=replace(rows, cut=cut),
+        rows=rows.model_copy(update={"cut": cut}),
         source=held.shared,
     )

@@ -128,5 +128,10 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
             held_out=settings.calibration.source == "held-out",
             classes=DIGITS,
             rows=rows,
-            source=SourceRows(0, images_for_clients, 0, max(0, images_for_clients - held)),
+            source=SourceRows(
+                number=0,
+                found=images_for_clients,
+                unused_splits=0,
+                no_client=max(0, images_for_clients - held),
+            ),
         )

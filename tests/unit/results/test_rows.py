@@ -3,11 +3,14 @@
 import pytest
 
 from potara_flwr.core.errors import ReplyError
-from potara_flwr.messages.reports import Description, Rows, Source, account, pack, unpack
+from potara_flwr.data.account import HeldRows, SourceRows, account
+from potara_flwr.messages.reports import Description, pack, unpack
 from potara_flwr.results.rows import in_words, total_rows
 
-HELD = Rows(found=20, train=8, calibration=4, test=5, beyond_train_samples=2, beyond_test_samples=1)
-SHARED = Source(number=0, found=70, unused_splits=20, no_client=3)
+HELD = HeldRows(
+    found=20, train=8, calibration=4, test=5, beyond_train_samples=2, beyond_test_samples=1
+)
+SHARED = SourceRows(number=0, found=70, unused_splits=20, no_client=3)
 
 
 def entry_of(rows, source=None):
@@ -25,7 +28,7 @@ def test_an_account_travels_and_is_refused_where_it_does_not_add_up():
 
 
 def test_the_rows_of_all_are_those_of_the_clients_and_what_nobody_holds():
-    own = Rows(found=9, train=4, calibration=2, test=2, unused_splits=1)
+    own = HeldRows(found=9, train=4, calibration=2, test=2, unused_splits=1)
     total = total_rows([entry_of(HELD, SHARED), entry_of(HELD, SHARED), entry_of(own), {}])
     assert total == {
         "found": 79,
@@ -45,7 +48,7 @@ def test_the_rows_of_all_are_those_of_the_clients_and_what_nobody_holds():
 
 
 def test_clients_that_hold_the_same_rows_leave_none_out():
-    whole = Source(number=0, found=20, unused_splits=0, no_client=0)
+    whole = SourceRows(number=0, found=20, unused_splits=0, no_client=0)
     assert "absent_clients" not in total_rows([entry_of(HELD, whole)] * 3)["left_out"]
 
 
@@ -54,11 +57,11 @@ def test_an_account_in_words():
         "20 found, 8 for training, 4 for calibration, 5 for testing; left out: 2 beyond "
         "data.train-samples, 1 beyond data.test-samples"
     )
-    assert in_words(account(Rows(found=7, train=5, calibration=0, test=2))) == (
+    assert in_words(account(HeldRows(found=7, train=5, calibration=0, test=2))) == (
         "7 found, 5 for training, 2 for testing, none left out"
     )
-    cut = account(Rows(found=7, train=5, calibration=0, test=2, cut=3))
+    cut = account(HeldRows(found=7, train=5, calibration=0, test=2, cut=3))
     assert in_words(cut).endswith("none left out; the texts of 3 are cut (data.max-tokens)")
     assert total_rows([{"rows": cut}, {"rows": cut}, entry_of(HELD)])["cut"] == 6
     with pytest.raises(ValueError, match="more rows are cut than are used"):
-        Rows(found=7, train=5, calibration=0, test=2, cut=8)
+        HeldRows(found=7, train=5, calibration=0, test=2, cut=8)

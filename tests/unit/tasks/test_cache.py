@@ -36,7 +36,11 @@ def test_what_is_kept_is_what_was_prepared(task, tiny, tmp_path, source):
     assert (second.client, second.held_out) == (1, source == "held-out")
     assert second.classes == first.classes == tuple("0123456789")
     assert second.rows == first.rows
-    assert second.source == first.source == SourceRows(0, 3000, 0, 0)
+    assert (
+        second.source
+        == first.source
+        == SourceRows(number=0, found=3000, unused_splits=0, no_client=0)
+    )
     for part in ("train", "calibration", "test"):
         one, other = getattr(first, part), getattr(second, part)
         assert list(one) == list(other)
