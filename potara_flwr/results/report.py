@@ -9,6 +9,7 @@ from typing import Any
 from potara_flwr.methods import METHODS
 from potara_flwr.results.figures import FIGURES, figures_of
 from potara_flwr.results.html import bytes_of, folded, rendered, write_figures
+from potara_flwr.results.rows import in_words
 from potara_flwr.results.tables import (
     Results,
     client_columns,
@@ -90,6 +91,7 @@ neither side is favoured by both.
 {%- for mark, who, text in remarks %}<br>{{ mark }} {{ who }}: {{ text }}.{% endfor %}</p>
 {% endif %}
 {%- else %}<p>No client was personalized.</p>{% endif %}
+{% if rows %}<p class="note">Rows of all clients together: {{ rows }}.</p>{% endif %}
 
 {% endblock %}
 {% block after_figures %}{% for heading, entries in troubles -%}
@@ -153,6 +155,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
             for client in results["clients"]
         ],
         remarks=remarks(results),
+        rows=in_words(results["rows"]) if "rows" in results else "",
         figures=figures,
         troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
         settings=folded(flat(config)),

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from potara_flwr.data.account import USED
+
 ROWS = "rows: "
 """How a line of a run's log begins that says what has become of rows."""
 REASONS = {
@@ -34,10 +36,10 @@ def total_rows(clients: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     entries = [client["rows"] for client in clients if "rows" in client]
     sources = {entry["source"]["number"]: entry["source"] for entry in entries if "source" in entry}
-    used: Counter[str] = Counter()
+    used = Counter(dict.fromkeys(USED, 0))
     left_out: Counter[str] = Counter()
     for entry in entries:
-        used.update({name: entry[name] for name in ("train", "calibration", "test")})
+        used.update({name: entry[name] for name in USED})
         left_out.update(entry["left_out"])
     for number, source in sources.items():
         left_out.update(source["left_out"])

@@ -6,6 +6,9 @@ import math
 import random
 from typing import Any
 
+from potara_flwr.data.account import HeldRows, account
+from potara_flwr.results.rows import total_rows
+
 RULES = ("excess-loss", "variance-trace", "segment", "uniform", "grid", "fisher")
 
 
@@ -37,6 +40,7 @@ def example_results(
             "messages": messages,
         },
         "clients": rows,
+        "rows": total_rows(rows),
         "refused": [],
         "missing": [],
         "summary": _summary(rows, rules),
@@ -70,12 +74,13 @@ def _client(
         accuracy["fisher"] -= 0.03
     source = "local" if reason else rules[0]
     a, b = 10 ** draw.uniform(4, 6), 10 ** draw.uniform(4, 6)
+    used = {"train": 150 - client, "calibration": 30, "test": 100 + 5 * client}
+    sizes = {f"num_{part}": size for part, size in used.items()}
     c = 0.0 if client % 5 == 4 else draw.uniform(0.01, 0.9) * min(a, b)
     return {
         "client": client,
-        "num_train": 150 - client,
-        "num_calibration": 30,
-        "num_test": 100 + 5 * client,
+        **sizes,
+        "rows": account(HeldRows(found=sum(used.values()), **used)),
         "optimizer_steps": 500,
         "traces": {"federated": a, "local": b, "cross": c},
         "bound": {"federated": a, "local": b, "merged": (a * b - c * c) / (a + b - 2 * c)},

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from potara_flwr.results.figures import FIGURES
 from potara_flwr.results.report import CAPTIONS, remove_report, write_report
+from potara_flwr.results.rows import in_words
 from potara_flwr.results.tables import client_table, privacy, refusals, summary_table
 from potara_flwr.results.verdict import verdict
 from potara_flwr.settings.schema import Settings, flat
@@ -100,6 +101,15 @@ def test_every_client_is_in_the_page_with_its_weight_and_accuracy(reported: Any)
 def test_the_page_begins_with_what_the_numbers_say(reported: Any) -> None:
     results, _, html, _ = reported
     assert verdict(results) in re.sub(r"\s+", " ", html.split("<h2>")[0])
+
+
+def test_what_became_of_the_rows_is_said_where_results_say_it(
+    reported: Any, tmp_path: Path
+) -> None:
+    results, _, _, page = reported
+    assert f"Rows of all clients together: {in_words(results['rows'])}." in page.text
+    older = {name: part for name, part in results.items() if name != "rows"}
+    assert "Rows of all" not in page_of(older, tmp_path)[1].text
 
 
 def test_settings_at_their_default_are_folded_away(reported: Any) -> None:

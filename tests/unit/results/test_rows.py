@@ -47,6 +47,10 @@ def test_the_rows_of_all_are_those_of_the_clients_and_what_nobody_holds():
     assert total["found"] == sum(parts) == SHARED.found + own.found
 
 
+def test_clients_that_say_nothing_of_rows_are_nought_in_all():
+    assert in_words(total_rows([{}])) == "0 found, 0 for training, 0 for testing, none left out"
+
+
 def test_clients_that_hold_the_same_rows_leave_none_out():
     whole = SourceRows(number=0, found=20, unused_splits=0, no_client=0)
     assert "absent_clients" not in total_rows([entry_of(HELD, whole)] * 3)["left_out"]
