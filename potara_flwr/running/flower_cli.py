@@ -23,7 +23,7 @@ from potara_flwr.settings.schema import Settings
 
 PACKAGE = Path(__file__).parents[1]
 CARRIED = PACKAGE / "flower_app"
-"""What ``flwr run`` wants to find beside the package, where it comes from a wheel."""
+"""What ``flwr run`` wants to find beside the package, where that comes from a wheel."""
 CONNECTION = "potara"
 
 LAST_LINES_SECONDS = 8.0
@@ -48,14 +48,15 @@ def environment_of(home: Path, **more: str) -> dict[str, str]:
 
 
 def app_folder(home: Path) -> Path:
-    """Return the folder that ``flwr run`` packs: the clone, or one made in Flower's ``home`` of the
-    installed package and what it carries for this.
+    """Return the folder that ``flwr run`` packs, made in Flower's ``home`` of the package and
+    what a clone has beside it: in the clone itself Flower would walk all of ``.venv``.
     """
-    if not CARRIED.is_dir():
-        return PACKAGE.parent
+    beside = CARRIED if CARRIED.is_dir() else PACKAGE.parent
     folder = home / "potara-flwr"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(CARRIED, folder)
+    folder.mkdir(parents=True)
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(beside / name, folder)
     for file in PACKAGE.rglob("*.py"):
         place = folder / file.relative_to(PACKAGE.parent)
         place.parent.mkdir(parents=True, exist_ok=True)

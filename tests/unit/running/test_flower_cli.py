@@ -49,8 +49,9 @@ def test_last_lines_are_read_once_until_the_error_is_there(tmp_path, capsys, mon
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
-def test_an_installed_package_makes_the_app_of_the_clone(tmp_path, monkeypatch):
-    assert flower_cli.app_folder(tmp_path) == ROOT
+def test_a_clone_and_an_installed_package_make_the_app_of_the_clone(tmp_path, monkeypatch):
+    expected = build_fab_from_disk(ROOT)
+    assert build_fab_from_disk(flower_cli.app_folder(tmp_path / "clone")) == expected
     carried = tmp_path / "carried"
     carried.mkdir()
     for name in ("pyproject.toml", "LICENSE"):
@@ -58,7 +59,7 @@ def test_an_installed_package_makes_the_app_of_the_clone(tmp_path, monkeypatch):
     monkeypatch.setattr(flower_cli, "CARRIED", carried)
     for _ in range(2):  # anew each time: the package may have changed
         made = flower_cli.app_folder(tmp_path / "home")
-        assert build_fab_from_disk(made) == build_fab_from_disk(ROOT)
+        assert build_fab_from_disk(made) == expected
 
 
 def test_relative_paths_lead_to_the_same_place_from_any_folder(tmp_path, monkeypatch):
