@@ -2,7 +2,7 @@
 #
 #   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.12/bin/python3
 #   SETTINGS  settings of the run (docs/reference/settings.md)   make run SETTINGS="data.shift=conflicting seed=3"
-#   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--find-links wheels"
+#   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--extra-index-url <PyTorch's of CPU builds>"
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c '' 2>/dev/null && echo $$name && break; done)
