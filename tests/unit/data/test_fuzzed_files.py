@@ -15,7 +15,7 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.sources import load_table
 
 few = hypothesis.settings(
-    max_examples=60,
+    max_examples=30,
     derandomize=True,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],

@@ -144,7 +144,7 @@ class Watched(LoraAveraging):
 
 
 @pytest.mark.parametrize("transport", ["float32", "bfloat16", "int8"])
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_reply_is_refused_in_one_line_or_does_no_harm(transport, data):
     strategy = Watched(FederationSettings(transport=transport), Ledger(CLIENTS), seed=0)
