@@ -37,9 +37,7 @@ TOGETHER = {
 GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
 # A machine may be busy: how long an example takes is no fault. And what fails, fails every time.
-hypothesis.settings.register_profile(
-    "repeatable", deadline=None, derandomize=True, max_examples=40
-)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("repeatable")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from potara_flwr.core.errors import RunError
+from potara_flwr.core.errors import RunError, one_line
 from potara_flwr.data.sources import joined, listed
 from potara_flwr.results.folder import results_folder
 from potara_flwr.running.display import LiveDisplay
@@ -26,6 +27,8 @@ CARRIED = PACKAGE / "flower_app"
 """What ``flwr run`` wants to find beside the package, where that comes from a wheel."""
 CONNECTION = "potara"
 
+FIRST_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception): (.*\w)", re.MULTILINE)
+"""The cause, of a chain of exceptions in a log."""
 LAST_LINES_SECONDS = 8.0
 """How long to wait for the last lines of a run that has failed: an app's process has 3 s before it
 tells its end and 3 s after it (``flush_logs`` and ``stop_log_uploader`` of Flower 1.41).
@@ -110,7 +113,9 @@ def run_app(
         place = results.with_name(results.name + ".log")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(log)
-        raise RunError(f"the run ended as {status}; its log is in {place}")
+        cause = FIRST_EXCEPTION.search(log)
+        why = f" ({one_line(cause[1])})" if cause else ""
+        raise RunError(f"the run ended as {status}{why}; its log is in {place}")
     return results
 
 

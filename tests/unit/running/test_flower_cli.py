@@ -10,6 +10,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from rich.console import Console
 
+from potara_flwr.core.errors import RunError
 from potara_flwr.data.sources import listed
 from potara_flwr.run_config import from_flat
 from potara_flwr.running import flower_cli
@@ -46,6 +47,24 @@ def test_last_lines_are_read_once_until_the_error_is_there(tmp_path, capsys, mon
     assert capsys.readouterr().out == "two\n"
     assert len(log.splitlines()) == 3
     assert (tmp_path / "calls").read_text() == ".."
+
+
+def test_a_run_that_ends_without_the_apps_error_names_the_first_exception(tmp_path, monkeypatch):
+    log = (
+        "Traceback (most recent call last):\nException: The current node timed out.\n"
+        "RuntimeError: Simulation Runtime crashed.\n"
+    )
+    answers = {"submit": "7", "follow": log, "status_of": "finished:failed", "rest_of_log": log}
+    for name, answer in answers.items():
+        monkeypatch.setattr(flower_cli, name, lambda *_, answer=answer: answer)
+    settings = from_flat({"run.results": str(tmp_path / "run")})
+    with pytest.raises(RunError) as error:
+        flower_cli.run_app(settings, {}, LiveDisplay(Console(quiet=True)), "here")
+    assert str(error.value) == (
+        "the run ended as finished:failed (The current node timed out); its log is in "
+        f"{tmp_path / 'run.log'}"
+    )
+    assert (tmp_path / "run.log").read_text() == log
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
