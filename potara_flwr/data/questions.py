@@ -230,9 +230,7 @@ def _reader(data: DataSettings, columns: list[str]) -> Reader:
     named = Reader(
         prompt=data.prompt_column, answer=data.answer_column, options=data.options_column
     )
-    default = DataSettings()
-    unnamed = named == Reader(prompt=default.prompt_column, answer=default.answer_column)
-    if set(named.columns) <= set(columns) or not unnamed:
+    if set(named.columns) <= set(columns) or not may_be_instructions(data):
         return named
     form = recognised(columns)
     if not form:
@@ -242,6 +240,13 @@ def _reader(data: DataSettings, columns: list[str]) -> Reader:
         describe(data.path, data.name), FORMATS[form].words, ", ".join(FORMATS[form].columns),
     )  # fmt: skip
     return Reader(format=form)
+
+
+def may_be_instructions(data: DataSettings) -> bool:
+    """Say whether a format of instructions, such as chats, is looked for: nobody named columns."""
+    names = ("prompt_column", "answer_column", "options_column", "datasets")
+    default = DataSettings()
+    return all(getattr(data, name) == getattr(default, name) for name in names)
 
 
 @functools.lru_cache(maxsize=4)

@@ -94,6 +94,7 @@ METHODS: dict[str, Method] = {
         personalize=train_local_after,
         local_phase=True,
         weighs=("A", "B", "head"),
+        whole_batches=True,
     ),
     "feddpa_t": Method(
         title="FedDPA-T",
@@ -107,6 +108,7 @@ METHODS: dict[str, Method] = {
         train_round=train_local_then_federated,
         trainings=2,
         weighs=("A", "B", "head"),
+        whole_batches=True,
     ),
     "ditto": Method(
         title="Ditto",

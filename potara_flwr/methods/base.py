@@ -78,6 +78,8 @@ class Method:
     strategy: type[LoraAveraging] = LoraAveraging
     weighs: tuple[Kind, ...] = ()
     """What of two adapters is weighed in every forward pass, which must stand in linear modules."""
+    whole_batches: bool = False
+    """Whether what it weighs is a sample's by its place in the batch."""
 
     def check(self, model: LoraModel) -> None:
         """Check that a model's adapters can be what this method makes of them.
@@ -85,8 +87,15 @@ class Method:
         Raises
         ------
         SettingsError
-            What the method weighs stands in a module that is not linear; names it.
+            What the method weighs stands in a module that is not linear; names it. Or the model
+            writes the answers of a batch in parts, and the method weighs by place in it.
         """
+        if self.whole_batches and model.padding_side == "right":
+            raise SettingsError(
+                f"{self.title} weighs two adapters for each sample of a batch, but a "
+                f"{type(model.module.get_base_model()).__name__}, which takes padding for text, "
+                "writes samples of other lengths apart; choose another method"
+            )
         for name, parameter in model.parameters.items():
             owner = model.module.get_submodule(parameter.rpartition(".")[0])
             if kind_of(name) in self.weighs and not isinstance(owner, nn.Linear):

@@ -101,9 +101,8 @@ class ByLikeness:
         rows, tokens, width = states.shape
         mask = samples.get("attention_mask", torch.ones(rows, tokens)).to(states)
         if "logits_to_keep" in samples:  # the first of these is the last token of the input
-            mask = mask * (
-                torch.arange(tokens, device=mask.device) <= samples["logits_to_keep"][0]
-            ).to(states)
+            last = tokens - int(samples["logits_to_keep"])
+            mask = mask * (torch.arange(tokens, device=mask.device) <= last).to(states)
         summed = (states * mask.unsqueeze(-1)).sum(1)
         # A sample may have several rows, one after the other.
         n = len(samples["labels"]) if "labels" in samples else rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +13,13 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.core.seeds import derive_seed, generator
+from potara_flwr.core.seeds import derive_seed
 from potara_flwr.models.architecture import find_head
 from potara_flwr.models.pretrained import (
     OWN_CODE,
@@ -73,13 +73,12 @@ def load_text_classifier(settings: Settings, num_classes: int) -> PreTrainedMode
 
 
 def load_causal_lm(settings: Settings) -> PreTrainedModel:
-    """Load a causal language model.
+    """Load a causal language model, without its own settings for writing (such as penalties).
 
     Raises
     ------
     SettingsError
-        The folder or hub id cannot be read, the model is an encoder, or it takes no positions and
-        scores a text otherwise where padding precedes it, as the prompts, aligned at their end.
+        The folder or hub id cannot be read, or the model is an encoder.
     """
     config = load_config(settings.task.model)
     is_decoder = getattr(config, "is_decoder", False) or config.is_encoder_decoder
@@ -89,43 +88,11 @@ def load_causal_lm(settings: Settings) -> PreTrainedModel:
             "token sees those after it; choose a causal language model"
         )
     model = load_pretrained(AutoModelForCausalLM, "causal language model", settings)
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        return model
-    if reason := _reason_against_rows(model):
-        raise SettingsError(
-            f"task.model is {settings.task.model!r}, a {type(model).__name__}, {reason}; choose "
-            "another architecture"
-        )
+    # What is asked for is the most likely token after token, whatever its authors prefer.
+    model.generation_config = GenerationConfig()
+    # What is kept for the next token is of no use in scoring; RWKV's could not be differentiated.
+    model.config.get_text_config(decoder=True).use_cache = False
     return model
-
-
-@torch.no_grad()
-def _reason_against_rows(model: PreTrainedModel) -> str:
-    """Return why a model that takes no positions cannot score texts that are aligned at their end;
-    empty where it can, by a bias on distances (BLOOM) or as a recurrence (Mamba).
-
-    Tried on a made-up text: its logits are the same behind padding, and those of a token do not
-    depend on tokens after it.
-    """
-    embeddings: Any = model.get_input_embeddings()
-    draws = generator(0, "padding to try")
-    text = torch.randint(embeddings.num_embeddings, (1, 8), generator=draws).to(model.device)
-    padding, real = torch.zeros_like(text[:, :3]), torch.ones_like(text)
-    behind = torch.cat([padding, text], dim=1)
-    other = torch.cat([text[:, :-1], (text[:, -1:] + 1) % embeddings.num_embeddings], dim=1)
-
-    def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits[0, -8:].float()
-        return found
-
-    alone = logits(text, real)
-    tolerance = max(1e-4, 4 * torch.finfo(model.dtype).eps) * float(alone.abs().max())
-    if not (logits(other, real)[:-1] - alone[:-1]).abs().max() <= tolerance:
-        return "in which a token sees those after it"
-    padded = logits(behind, torch.cat([padding, real], dim=1))
-    if not (padded - alone).abs().max() <= tolerance:
-        return "which takes no position_ids and scores a text otherwise behind padding"
-    return ""
 
 
 def _load_classifier(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import GenerationConfig
@@ -30,9 +31,7 @@ def continue_prompts(
     prompts = samples["input_ids"]
     greedy = GenerationConfig(
         do_sample=False,
-        # Said again, for a model that samples by default would complain of its own.
-        temperature=1.0,
-        top_p=1.0,
+        use_cache=True,
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stop),
         pad_token_id=stop[0],
@@ -48,6 +47,36 @@ def continue_prompts(
         tie_weights=False,
     )
     return continued[:, prompts.shape[1] :]
+
+
+@torch.no_grad()
+def continue_unpadded(
+    logits: Callable[[Tensor], Tensor],
+    samples: Mapping[str, Tensor],
+    max_new_tokens: int,
+    stop: Sequence[int],
+) -> Tensor:
+    """Continue prompts in groups of one length, without padding; see :func:`continue_prompts`.
+
+    Parameters
+    ----------
+    logits : callable
+        From token ids, shape (k, columns), to the logits of what follows, (k, vocabulary).
+    """
+    ids, lengths = samples["input_ids"], samples["attention_mask"].sum(1)
+    continued = ids.new_full((len(ids), max_new_tokens), stop[0])
+    ends = ids.new_tensor(stop)
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        texts = ids[rows, -length:]
+        for column in range(max_new_tokens):
+            tokens = logits(texts).argmax(-1)
+            continued[rows, column] = tokens
+            going = ~torch.isin(tokens, ends)
+            rows, texts = rows[going], torch.cat([texts, tokens[:, None]], dim=1)[going]
+            if not len(rows):
+                break
+    return continued
 
 
 class _Generator(nn.Module):

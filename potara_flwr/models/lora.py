@@ -32,14 +32,15 @@ from potara_flwr.core.seeds import derive_seed, generator
 from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
 from potara_flwr.models.architecture import class_parameters, find_head, target_modules
 from potara_flwr.models.frozen import keep_statistics
-from potara_flwr.models.generation import continue_prompts
+from potara_flwr.models.generation import continue_prompts, continue_unpadded
+from potara_flwr.models.padding import PaddingSide, at_the_front, leading_padding, put_back
 from potara_flwr.settings.groups import LoraSettings
 
 ADAPTER_NAME = "default"
 POSITIONS, KEPT = OPTIONAL = ("position_ids", "logits_to_keep")
-"""Model inputs that a language model may do without: positions, where its scores do not depend on
-padding before a text (:func:`~potara_flwr.models.base_models.load_causal_lm`), and for how many of
-the last columns it makes logits, which are cut afterwards.
+"""Model inputs that a language model may do without: positions, where it counts them itself
+(:mod:`potara_flwr.models.padding`), and for how many of the last columns it makes logits, which are
+cut afterwards.
 """
 BUFFERS = "buffers"
 """Of the metadata of an adapter's file: names of tensors that are none of the adapter."""
@@ -63,6 +64,9 @@ class LoraModel:
         Decides the initial adapter.
     device : torch.device, optional
         Where the model computes; by default where ``base`` is.
+    padding_side : str, optional
+        Where ``base`` takes the padding that precedes a text in a batch: ``right`` moves it behind
+        the text before every call, and what the call gives back again.
 
     Raises
     ------
@@ -77,7 +81,9 @@ class LoraModel:
         head_modules: tuple[str, ...] | None,
         seed: int,
         device: torch.device | None = None,
+        padding_side: PaddingSide = "left",
     ) -> None:
+        self.padding_side = padding_side
         self._taken = frozenset(inspect.signature(base.forward).parameters)
         if head_modules is None:
             head_modules = find_head(base)
@@ -138,6 +144,14 @@ class LoraModel:
 
     def __call__(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of the base model with ``adapter``, shape (n, …)."""
+        if self.padding_side == "right":
+            leading = leading_padding(samples["attention_mask"])
+            kept, columns = int(samples[KEPT]), int(samples[KEPT] + leading.max())
+            front = at_the_front({**samples, KEPT: torch.tensor(columns)}, leading)
+            return put_back(self._logits(adapter, front), leading, kept)
+        return self._logits(adapter, samples)
+
+    def _logits(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         outputs = self._outputs(adapter, samples)
         # PP-LCNet's classifier calls its logits by another name.
         logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
@@ -147,6 +161,13 @@ class LoraModel:
 
     def hidden_states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         """Return the last layer's hidden states, shape (n, tokens, width)."""
+        if self.padding_side == "right":
+            leading = leading_padding(samples["attention_mask"])
+            found = self._states(adapter, at_the_front(dict(samples), leading))
+            return put_back(found, leading, found.shape[1])
+        return self._states(adapter, samples)
+
+    def _states(self, adapter: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> Tensor:
         outputs = self._outputs(adapter, samples, output_hidden_states=True)
         states: Tensor = outputs.hidden_states[-1]
         return states
@@ -187,6 +208,12 @@ class LoraModel:
         stop: Sequence[int],
     ) -> Tensor:
         """Continue prompts, see :func:`~potara_flwr.models.generation.continue_prompts`."""
+        if self.padding_side == "right":
+
+            def following(ids: Tensor) -> Tensor:
+                return self._logits(adapter, {"input_ids": ids, KEPT: torch.tensor(1)})[:, -1]
+
+            return continue_unpadded(following, samples, max_new_tokens, stop)
         parameters = self._parameters_of(adapter)
         return continue_prompts(self.module, parameters, samples, max_new_tokens, stop)
 

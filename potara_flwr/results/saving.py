@@ -199,6 +199,7 @@ def save_with_card(
     task = TASKS[settings.task.name](settings)
     task_type = task_type_of(adapter, task)
     save_adapter(target, adapter, model.config, base, model.buffers, task_type)
+    task.padding_side = model.padding_side
     code = code_section(adapter, model, task, classes, str(folder))
     head = metadata(task, card.partition("\n")[0].removeprefix("# "), accuracy)
     text = f"---\n{head}\n---\n{card}\n{code}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.data.account import HeldRows, SourceRows
+from potara_flwr.models.padding import PaddingSide
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.usage import Usage
 
@@ -75,6 +76,9 @@ class Task(ABC):
     """Names of the modules trained in full next to the LoRA factors (the task head); None is all
     that stand next to the pretrained part of the base model.
     """
+
+    padding_side: PaddingSide = "left"
+    """Where the base model takes the padding that precedes a text in a batch; known with it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

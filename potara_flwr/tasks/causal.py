@@ -2,7 +2,8 @@
 
 Prompts are padded on the left and answers on the right, so that in every row the answer begins in
 the same column: logits are computed for its columns alone, whatever the lengths of the prompts, and
-generation goes on where the prompt ends. A prompt is kept once however many options it has.
+generation goes on where the prompt ends (:mod:`potara_flwr.models.padding`: models that this
+disturbs). A prompt is kept once however many options it has.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from potara_flwr.data.examples import Example, Row, RowError, listing_options
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.questions import Questions, Reader, client_questions
 from potara_flwr.models.base_models import load_causal_lm
+from potara_flwr.models.padding import padding_side
 from potara_flwr.models.pretrained import check_length, check_tokens, tokenizer_of
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import chat
@@ -38,8 +40,7 @@ if TYPE_CHECKING:
 ENCODED = ("prompt", "answers", "scored", "label", "open", "reply", "cut")
 """Of a row: token ids of the prompt and of each answer, which of these are scored, the position of
 the answer that is trained, whether there are no options, the token of the answer with which the
-assistant's last turn begins, and whether ``data.max-tokens`` or a conversation without an end has
-cost it some text."""
+last turn begins, whether ``data.max-tokens`` or a conversation without an end has cost it text."""
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""
 
@@ -55,7 +56,9 @@ class CausalTask(Task):
     def load_base_model(self) -> nn.Module:
         """Load the language model."""
         model = load_causal_lm(self.settings)
-        self.most_columns = most_columns(model, self.settings.data.max_tokens)
+        self.padding_side = padding_side(model, self.settings.task.model)
+        if self.padding_side == "left":
+            self.most_columns = most_columns(model, self.settings.data.max_tokens)
         return model
 
 
@@ -201,7 +204,7 @@ def _encode_example(
     """Tokenize a prompt and its answers."""
     prompt = listing_options(example) if instruct else example.prompt
     stop = [tokenizer.eos_token_id] if instruct else []
-    first = _first_tokens(tokenizer)
+    first = first_tokens(tokenizer)
     asked = _ids(tokenizer, prompt)
     answers = [
         ids_of_parts(tokenizer, [prompt, example.joint + text])[1] for text in example.answers
@@ -235,7 +238,7 @@ def _encode_conversation(
     texts = ids_of_parts(tokenizer, [part.text for part in parts])
     if not all(texts):
         raise SettingsError(f"{where}: one of its turns has no token of task.model")
-    asked, *said = texts if template else [_first_tokens(tokenizer) + texts[0], *texts[1:]]
+    asked, *said = texts if template else [first_tokens(tokenizer) + texts[0], *texts[1:]]
     room = _room(max_tokens, len(said[0]), max_tokens, where)
     kept = 1
     while kept + 2 <= len(said) and len(asked) + sum(map(len, said[: kept + 2])) <= max_tokens:
@@ -309,7 +312,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the beginning-of-text token, where the model's texts begin with it."""
     first: list[int] = tokenizer("")["input_ids"][:1]
     return first if first == [tokenizer.bos_token_id] else []

@@ -58,6 +58,25 @@ def parts_of(tokenizer: PreTrainedTokenizerBase, talk: Conversation, template: s
     return parts
 
 
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """Return the tokens at which an answer ends: the end of the text, and the token with which the
+    template ends a turn of the assistant's, where it is another (as ``<|im_end|>``).
+
+    Parameters
+    ----------
+    template : str
+        Chat template of the tokenizer; empty where there is none.
+    """
+    stop = [int(tokenizer.eos_token_id)]
+    talk = Conversation((Message("user", "Hello"), Message("assistant", "Hi", trained=True)), "")
+    try:
+        said = parts_of(tokenizer, talk, template or PLAIN_TEMPLATE)[-1].text
+    except RowError:  # it takes no such conversation, and ours are no chats
+        return stop
+    last = tokenizer(said, add_special_tokens=False)["input_ids"][-1]
+    return stop + [last] * (last in tokenizer.added_tokens_decoder and last not in stop)
+
+
 def _span(
     tokenizer: PreTrainedTokenizerBase, talk: Conversation, template: str, full: str, number: int
 ) -> tuple[int, int]:

@@ -10,19 +10,45 @@ import torch
 from torch import Tensor
 
 from potara_flwr.core.errors import SettingsError
+from potara_flwr.data.questions import may_be_instructions
+from potara_flwr.models.padding import PaddingSide
 from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, take
 from potara_flwr.tasks.causal import (
     CausalTask,
     answer_scores,
     batch_of,
+    first_tokens,
     load_client,
     prompts_of,
     template_of,
 )
+from potara_flwr.tasks.chat import PLAIN_TEMPLATE, stop_tokens
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.text_metrics import METRICS
 from potara_flwr.tasks.usage import Usage, tokenizer_code
+
+WRITES: dict[PaddingSide, str] = {
+    "left": """greedy = GenerationConfig(
+    max_new_tokens={max_new_tokens}, do_sample=False, eos_token_id={stop!r}, pad_token_id={stop[0]},
+)
+inputs = tokenizer.pad(
+    {{"input_ids": [ids_of(prompt) for prompt in prompts]}}, return_tensors="pt"
+)
+written = model.generate(**inputs, generation_config=greedy)
+answers = tokenizer.batch_decode(
+    written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+)""",
+    "right": """answers = []
+for prompt in prompts:  # each alone, without padding, which this model takes for text
+    ids = ids_of(prompt)
+    start = len(ids)
+    while len(ids) < start + {max_new_tokens} and not (len(ids) > start and ids[-1] in {stop!r}):
+        with torch.no_grad():
+            ids.append(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
+    answers.append(tokenizer.decode(ids[start:], skip_special_tokens=True))""",
+}
+"""On a model's card, by the side on which it takes padding: how answers are written."""
 
 
 class Instruction(CausalTask):
@@ -32,24 +58,37 @@ class Instruction(CausalTask):
         """Return how an answer is written."""
         name, task = self.settings.task.model, self.settings.task
         tokenizer, _ = tokenizer_of(name)
-        templated = template_of(tokenizer, self.settings)
+        template = template_of(tokenizer, self.settings)
+        chats = may_be_instructions(self.settings.data)
+        first = first_tokens(tokenizer)
+        begins = f"{first!r} + " if first else ""
+        stop = stop_tokens(tokenizer, template)
+        lines = ["def ids_of(prompt):"]
+        if chats:
+            # Its own template begins a text itself.
+            own = "" if template else "chat_template=template, "
+            lines += [
+                "    if not isinstance(prompt, str):",
+                "        text = tokenizer.apply_chat_template(",
+                f"            prompt, {own}tokenize=False, add_generation_prompt=True",
+                "        )",
+                f"        return {'' if template else begins}"
+                'tokenizer(text, add_special_tokens=False)["input_ids"]',
+            ]
+        lines += [
+            f'    return {begins}tokenizer(prompt, add_special_tokens=False)["input_ids"]',
+            "",
+            WRITES[self.padding_side].format(max_new_tokens=task.max_new_tokens, stop=stop),
+        ]
+        plain = "" if template or not chats else f"template = {PLAIN_TEMPLATE!r}\n\n"
         return Usage(
             imports=("AutoTokenizer", "GenerationConfig"),
-            loads=tokenizer_code(name, tokenizer, "left"),
+            loads=tokenizer_code(name, tokenizer, self.padding_side)
+            + "\nbase.generation_config = GenerationConfig()  # without penalties and the like",
             inputs="`prompts`: a list of texts"
-            + (", made of messages by the tokenizer's chat template" if templated else "")
+            + (", or of chats: lists of messages with `role` and `content`" if chats else "")
             + ". Options, where there are some, stand before a prompt's last line.",
-            runs=f"""inputs = tokenizer(
-    prompts, padding=True, return_token_type_ids=False, return_tensors="pt"
-)
-greedy = GenerationConfig(
-    max_new_tokens={task.max_new_tokens}, do_sample=False, temperature=1.0, top_p=1.0,
-    eos_token_id={tokenizer.eos_token_id}, pad_token_id={tokenizer.eos_token_id},
-)
-written = model.generate(**inputs, generation_config=greedy)
-answers = tokenizer.batch_decode(
-    written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-)""",
+            runs=plain + "\n".join(lines),
         )
 
     def load_client(self, client: int) -> ClientData:
@@ -119,11 +158,10 @@ answers = tokenizer.batch_decode(
                 strict=True,
             )
         ]  # fmt: skip
-        ends = {int(ids[-1]) for row in replies for ids in row} - {tokenizer.eos_token_id}
         written = model.generate(
             _before_reply(samples),
             max_new_tokens=task.max_new_tokens,
-            stop=[tokenizer.eos_token_id, *(ends & set(tokenizer.added_tokens_decoder))],
+            stop=stop_tokens(tokenizer, template_of(tokenizer, self.settings)),
         )
         metric = METRICS[task.metric]
         scores = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.tasks.base import Batch, ClientData, LogitsTask, Samples
-from potara_flwr.tasks.causal import CausalTask, answer_scores, batch_of, load_client
+from potara_flwr.tasks.causal import CausalTask, answer_scores, batch_of, first_tokens, load_client
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.usage import Usage, tokenizer_code
 
@@ -23,15 +23,20 @@ class MultipleChoice(CausalTask, LogitsTask):
         """Return how an option is chosen."""
         name, task = self.settings.task.model, self.settings.task
         mean = " / used.sum(1)" if task.option_score == "mean" else ""
+        tokenizer, _ = tokenizer_of(name)
+        first = first_tokens(tokenizer)
+        begins = f"{first!r} + " if first else ""
         return Usage(
             imports=("AutoTokenizer",),
-            loads=tokenizer_code(name, tokenizer_of(name)[0], "right"),
+            loads=tokenizer_code(name, tokenizer, "right"),
             inputs="`prompt`: a text without blanks around it; `options`: a list of texts.",
-            runs=f"""inputs = tokenizer(
-    [f"{{prompt}} {{option}}" for option in options],
-    padding=True, return_token_type_ids=False, return_tensors="pt",
+            runs=f"""def ids_of(text):
+    return {begins}tokenizer(text, add_special_tokens=False)["input_ids"]
+
+inputs = tokenizer.pad(
+    {{"input_ids": [ids_of(f"{{prompt}} {{option}}") for option in options]}}, return_tensors="pt"
 )
-asked = len(tokenizer(prompt)["input_ids"])
+asked = len(ids_of(prompt))
 with torch.no_grad():
     log_probs = model(**inputs).logits[:, asked - 1 : -1].float().log_softmax(-1)
 said, used = inputs["input_ids"][:, asked:], inputs["attention_mask"][:, asked:]

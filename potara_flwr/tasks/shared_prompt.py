@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potara_flwr.core.seeds import generator
+from potara_flwr.models.padding import positions_of
 from potara_flwr.tasks.base import Batch
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def rows_apart(prompts: Tensor, mask: Tensor, answers: Tensor, real: Tensor) -> 
     return {
         "input_ids": rows,
         "attention_mask": seen,
-        "position_ids": (seen.cumsum(1) - 1).clamp(min=0),
+        "position_ids": positions_of(seen),
         "logits_to_keep": torch.tensor(length),
     }
 
@@ -82,7 +83,7 @@ def rows_shared(prompts: Tensor, mask: Tensor, answers: Tensor, real: Tensor) ->
         "attention_mask": added[:, None],
         "position_ids": torch.cat(
             [
-                (mask.cumsum(1) - 1).clamp(min=0),
+                positions_of(mask),
                 positions.expand(n, num_answers, length - 1).flatten(1),
             ],
             dim=1,

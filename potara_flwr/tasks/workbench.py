@@ -46,7 +46,10 @@ class Workbench:
         # What is spread over several GPUs, or quantized, is where it belongs already.
         in_place = settings.model.device_map or settings.model.quantize != "none"
         device = None if in_place else find_device(settings.model)
-        model = LoraModel(base, settings.lora, self.task.head_modules, settings.seed, device)
+        model = LoraModel(
+            base, settings.lora, self.task.head_modules, settings.seed, device,
+            self.task.padding_side,
+        )  # fmt: skip
         if settings.model.gradient_checkpointing:
             model.checkpoint_gradients()
         return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import time
@@ -16,15 +15,17 @@ import transformers
 from flwr.app import Message
 from peft import PeftModel
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from potara_flwr.core.errors import PotaraError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.models.adapter import kind_of
-from potara_flwr.models.lora import KEPT, OPTIONAL, LoraModel, load_adapter
+from potara_flwr.models.lora import KEPT, LoraModel, load_adapter
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.base import take
+from potara_flwr.tasks.base import Batch, take
 from potara_flwr.tasks.workbench import workbench
 from simulations.zoo.material import write_data, write_processor, write_tokenizer
 from simulations.zoo.tiny import END, PAD, tiny_config, tiny_model
@@ -87,12 +88,15 @@ def walk(kind: Kind, model_type: str, class_name: str, folder: Path) -> Journey:
     journey = Journey(kind, model_type, class_name, "not built")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    own = {"is_decoder": True} if kind == "causal" else {"num_labels": 2}
+    own = {"is_decoder": True, "causal": True} if kind == "causal" else {"num_labels": 2}
     try:
         made = tiny_model(class_name, model_type, **own)
         if kind != "image":
             _try_plain(made)
         made.save_pretrained(folder / "model")
+        if kind == "causal" and made.config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            # The language model of several modalities is loaded by the configuration of them all.
+            tiny_config(model_type).save_pretrained(folder / "model")
     except ImportError:  # there is no such model without a library: what does a run say?
         tiny_config(model_type).save_pretrained(folder / "model")
         save_file({}, folder / "model" / "model.safetensors", {"format": "pt"})
@@ -217,26 +221,41 @@ def _check_adapters(
     for entry in clients:
         folder = results / "clients" / str(entry["client"])
         loaded = PeftModel.from_pretrained(_plain(kind, settings), str(folder)).eval()
-        taken = inspect.signature(loaded.get_base_model().forward).parameters
         batch = bench.task.collate(take(bench.client(entry["client"]).test, slice(None)))
-        inputs = {
-            name: tensor if tensor.ndim else tensor.item()
-            for name, tensor in batch.items()
-            if not name.startswith("labels") and (name in taken or name not in OPTIONAL)
-        }
         with torch.no_grad():
-            outputs = loaded(**inputs)
             expected = model(load_adapter(folder), batch)
-            logits = outputs.logits if "logits" in outputs else outputs.last_hidden_state
-            if KEPT in batch and KEPT not in taken:
-                logits = logits[:, -int(batch[KEPT]) :]
+            logits = _alone(loaded, batch) if kind == "causal" else _together(loaded, batch)
             loss = bench.task.losses(logits, batch).mean().item()
+        if kind == "causal":  # on padding, nothing is meant
+            real = batch["attention_mask"][:, -expected.shape[1] :, None] > 0
+            expected = torch.where(real, expected, 0.0)
         if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-4):
             far = (logits - expected).abs().max().item()
             raise RuntimeError(f"plain peft gives other logits, by up to {far:.2g}")
         told = entry["personalized"]["loss"]
         if abs(loss - told) > 1e-3 * max(1.0, told):
             raise RuntimeError(f"plain peft gives a loss of {loss:.5f}, results say {told:.5f}")
+
+
+def _together(loaded: PeftModel, batch: Batch) -> Tensor:
+    """Return the logits of a batch, as it is."""
+    outputs = loaded(**{name: at for name, at in batch.items() if not name.startswith("labels")})
+    logits: Tensor = outputs.logits if "logits" in outputs else outputs.last_hidden_state
+    return logits
+
+
+def _alone(loaded: PeftModel, batch: Batch) -> Tensor:
+    """Return the logits of the last columns of a batch of texts, each of which the model sees
+    alone and without padding, where there are 0.
+    """
+    kept = int(batch[KEPT])
+    rows = []
+    for ids, mask in zip(batch["input_ids"], batch["attention_mask"] > 0, strict=True):
+        found = loaded(input_ids=ids[mask][None]).logits[0]
+        row = found.new_zeros(len(ids), found.shape[-1])
+        row[mask] = found
+        rows.append(row[-kept:])
+    return torch.stack(rows)
 
 
 def _line(error: Exception) -> str:

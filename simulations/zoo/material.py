@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -23,23 +23,44 @@ ROWS = 40
 
 
 def write_tokenizer(folder: Path) -> bool:
-    """Write a tokenizer of words that ends every text with a token for it; say whether what
-    transformers loads for the type of the model gives its tokens.
+    """Write a tokenizer that ends every text with a token for it: of words, or of bytes where the
+    type of the model reads no other. Say whether what transformers loads for it reads a text whole.
     """
+    return any(_write_and_read(folder, tokenizer) for tokenizer in (_of_words(), _of_bytes()))
+
+
+def _of_words() -> Tokenizer:
     words = [*SPECIAL, *(f"w{number}" for number in range(WORDS - len(SPECIAL)))]
     vocabulary = {word: number for number, word in enumerate(words)}
-    pad, unknown, end, begin = SPECIAL
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[1]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def _of_bytes() -> Tokenizer:
+    blank = "\u0120"  # as byte-level vocabularies write it
+    vocabulary = {
+        word: at for at, word in enumerate([*SPECIAL, "w", blank, f"{blank}w", *"0123456789"])
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(blank, "w")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _write_and_read(folder: Path, tokenizer: Tokenizer) -> bool:
+    pad, unknown, end, begin = SPECIAL
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", special_tokens=[(end, vocabulary[end])]
+        single=f"$A {end}", special_tokens=[(end, SPECIAL.index(end))]
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, unk_token=unknown, eos_token=end,
         bos_token=begin,
     ).save_pretrained(folder)  # fmt: skip
-    read = AutoTokenizer.from_pretrained(folder)("w0 w1")["input_ids"]
-    return bool(read == [vocabulary[word] for word in ("w0", "w1", end)])
+    read = AutoTokenizer.from_pretrained(folder)
+    ids = read("w0 w12")["input_ids"]
+    text = read.decode(ids, skip_special_tokens=True)
+    return bool(text == "w0 w12" and ids[-1] == SPECIAL.index(end))
 
 
 def write_processor(folder: Path, model_type: str) -> None:

@@ -35,7 +35,9 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r".*head_dim|d_kv|d_head|dim_head|kv_channels|.*_d_head|key_dim", 16),
     (r".*lora_rank|.*dt_rank|time_step_rank|laurel_rank|gated_norm_rank", 8),
     (r"(num_|n_|moe_)*((local|routed)_)?experts", 4),
-    (r"num_experts_per_.*|moe_topk|moe_k|topk_group|n_group|num_expert_group|index_topk", 2),
+    (r"num_experts_per_.*|moe_topk|moe_k|topk_group|n_group|num_expert_group", 2),
+    # As in real ones: more than a text has tokens. Fewer are chosen among equals, as they lie.
+    (r"index_topk", 32),
     (r".*state_size|.*d_state", 8),
     (r"mamba_d_ssm", 32),
     (r".*(intermediate|ffn|mlp|inner|ff).*(size|dim)|d_ff|dff|dim_ff|d_inner|hidden_dim", 32),

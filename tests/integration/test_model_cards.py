@@ -12,7 +12,13 @@ from architectures import SIDE, write_image_model, write_text_model, write_word_
 from PIL import Image
 from tiny_llama import make_tiny_llama
 from tiny_models import WORDS, make_tiny_digits_vit
-from transformers import GenerationConfig
+from tokenizers import processors
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results.folder import read_results
@@ -29,6 +35,10 @@ SMALL = {
     "train.learning-rate": 0.02, "data.max-tokens": 16, "run.report": False,
 }  # fmt: skip
 CLASSES = ("cold", "it's flu", "none")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -65,15 +75,27 @@ class Plain:
 
     @torch.no_grad()
     def __call__(self, batch):
-        return self.model(**self.inputs(batch)).logits
+        if "logits_to_keep" not in batch:
+            return self.model(**self.inputs(batch)).logits
+        rows = []  # of a language model: each alone, without padding
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"] > 0, strict=True):
+            found = self.model(input_ids=ids[mask][None]).logits[0]
+            row = found.new_zeros(len(ids), found.shape[1])
+            row[mask] = found
+            rows.append(row[-int(batch["logits_to_keep"]) :])
+        return torch.stack(rows)
 
+    @torch.no_grad()
     def generate(self, batch, max_new_tokens, stop):
-        greedy = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, temperature=1.0, top_p=1.0,
-            eos_token_id=list(stop), pad_token_id=stop[0],
-        )  # fmt: skip
-        written = self.model.generate(**self.inputs(batch), generation_config=greedy)
-        return written[:, batch["input_ids"].shape[1] :]
+        written = torch.full((len(batch["input_ids"]), max_new_tokens), stop[0])
+        for row, ids in enumerate(batch["input_ids"]):
+            text = ids[batch["attention_mask"][row] > 0].tolist()
+            for column in range(max_new_tokens):
+                text.append(self.model(input_ids=torch.tensor([text])).logits[0, -1].argmax())
+                written[row, column] = text[-1]
+                if text[-1] in stop:
+                    break
+        return written
 
 
 def check_cards(settings, folder, tolerance=1e-5):
@@ -262,9 +284,31 @@ def texts_of(tokenizer, test):
     return prompts, answers
 
 
-@pytest.mark.parametrize("score", ["sum", "mean"])
-def test_options(score, tmp_path):
+def bart_decoder(folder):
+    """Replace a model by one that counts positions from the first column, and let its tokenizer
+    frame every text, as BART's does.
+    """
+    torch.manual_seed(0)
+    BartForCausalLM(
+        BartConfig(vocab_size=320, d_model=16, decoder_layers=2, decoder_attention_heads=2,
+                   decoder_ffn_dim=16, is_decoder=True, init_std=0.2, forced_eos_token_id=1)
+    ).save_pretrained(folder)  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        special_tokens=[(begin, tokenizer.bos_token_id), (end, tokenizer.eos_token_id)],
+    )
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("score", "change"), [("sum", None), ("mean", None), ("mean", bart_decoder)]
+)
+def test_options(score, change, tmp_path):
     settings = language_settings(tmp_path, "multiple-choice", True, {"task.option-score": score})
+    if change:
+        change(tmp_path / "model")
     folder = run_in_process(settings)
     results, bench, cards = check_cards(settings, folder)
     for entry in results["clients"]:
@@ -281,17 +325,57 @@ def test_options(score, tmp_path):
         assert right / len(losses) == pytest.approx(told["accuracy"])
 
 
-def test_answers(tmp_path):
-    settings = language_settings(tmp_path, "instruction", False)
+def check_answers(settings, prompts_of=None):
+    """Compare what the clients' cards write with the results; yield the names that each makes."""
     folder = run_in_process(settings)
     results, bench, cards = check_cards(settings, folder)
     for entry in results["clients"]:
         names, test = cards[entry["client"]], bench.client(entry["client"]).test
         names["prompts"], right = texts_of(names["tokenizer"], test)
         assert len(set(map(len, names["prompts"]))) > 1
+        if prompts_of:
+            names["prompts"] = [prompts_of(text) for text in names["prompts"]]
         exec(blocks(folder / "clients" / str(entry["client"]))[1], names)
         scores = [
             METRICS[settings.task.metric](answer.strip(), row)
             for answer, row in zip(names["answers"], right, strict=True)
         ]
         assert sum(scores) / len(scores) == pytest.approx(entry["personalized"]["accuracy"])
+        yield names
+
+
+@pytest.mark.parametrize("change", [None, bart_decoder], ids=["llama", "bart"])
+def test_answers(change, tmp_path):
+    settings = language_settings(tmp_path, "instruction", False)
+    if change:
+        change(tmp_path / "model")
+    for names in check_answers(settings):
+        assert names["model"].get_base_model().generation_config.forced_eos_token_id is None
+
+
+@pytest.mark.parametrize("template", [CHATML, ""], ids=["its own template", "plain"])
+def test_answers_of_chats_end_with_their_turn(template, tmp_path):
+    settings = language_settings(tmp_path, "instruction", False)
+    folder, ends = tmp_path / "model", [1]
+    if template:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        model = LlamaForCausalLM.from_pretrained(folder)
+        model.resize_token_embeddings(len(tokenizer))
+        model.save_pretrained(folder)
+        ends = [1, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    rows = [json.loads(line) for line in Path(settings.data.path).read_text().splitlines()]
+    with Path(settings.data.path).open("w") as file:
+        for row in rows:
+            turns = [{"role": "user", "content": row["prompt"]},
+                     {"role": "assistant", "content": row["answer"]}]  # fmt: skip
+            file.write(json.dumps({"messages": turns}) + "\n")
+    asked = sorted({row["prompt"] for row in rows}, key=len, reverse=True)
+
+    def chat(text):
+        return [{"role": "user", "content": next(one for one in asked if one in text)}]
+
+    for names in check_answers(settings, chat):
+        assert names["greedy"].eos_token_id == ends

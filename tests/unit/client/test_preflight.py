@@ -3,6 +3,7 @@
 import copy
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from potara_flwr.client.preflight import preflight
 from potara_flwr.command.checks import material
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.in_process import run_in_process
+from potara_flwr.methods import METHODS
 from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.workbench import Workbench, workbench
@@ -169,6 +171,18 @@ def test_methods_that_weigh_two_adapters_want_linear_modules(method, tmp_path):
         r"weighs two adapters in linear modules, but .*convolution\.lora_A is a Conv2d; choose "
         r"another method, or others in lora\.target-modules$",
     )
+
+
+@pytest.mark.parametrize("method", ["feddpa_f", "feddpa_t"])
+def test_methods_that_weigh_by_sample_want_whole_batches(method, tmp_path):
+    bench = SimpleNamespace(
+        padding_side="right", parameters={}, module=SimpleNamespace(get_base_model=dict)
+    )
+    with pytest.raises(SettingsError, match="a dict, which takes padding for text, writes samples"):
+        METHODS[method].check(bench)
+    METHODS["fedalt"].check(bench)
+    bench.padding_side = "left"
+    METHODS[method].check(bench)
 
 
 def test_a_layer_that_others_look_into_cannot_be_adapted(tmp_path):

@@ -1,5 +1,7 @@
 """Each method's defining property, on one client and without a message."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from clients import client_of, moved, same_bits
@@ -203,6 +205,21 @@ def test_feddpa_finds_a_training_sample_most_like_itself(tiny):
     likeness = (everything @ by_likeness.references.T)[:, 0]
     assert likeness.max().item() == pytest.approx(1.0, abs=1e-5)
     assert (likeness > 0.9999).sum() == 1
+
+
+def test_feddpa_represents_a_text_by_its_prompt_whatever_follows():
+    torch.manual_seed(0)
+    states = torch.randn(3, 6, 4)
+    prompts = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1]])
+    answers = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]])
+    by_likeness = ByLikeness.__new__(ByLikeness)
+    by_likeness.local = {}
+    by_likeness.model = SimpleNamespace(hidden_states=lambda _, inputs: states)
+    asked = {"attention_mask": torch.cat([prompts, answers], dim=1)}
+    found = by_likeness.represent({**asked, "logits_to_keep": torch.tensor(4)})
+    for row in range(3):
+        mean = states[row, :3][prompts[row] > 0].mean(0)
+        torch.testing.assert_close(found[row], mean / mean.norm())
 
 
 def test_half_the_weight_next_to_the_federated_adapter_is_half_of_both_updates(tiny):

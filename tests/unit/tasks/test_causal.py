@@ -8,23 +8,26 @@ from tokenizers import Tokenizer, models, trainers
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
-    BartForCausalLM,
     BloomConfig,
-    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     MambaConfig,
-    MambaForCausalLM,
+    MarianConfig,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RwkvConfig,
     XLNetConfig,
     XLNetLMHeadModel,
 )
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.base_models import load_causal_lm
+from potara_flwr.models.padding import padding_side
 from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.models.runner import AdaptedModel
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples, take
-from potara_flwr.tasks.causal import ids_of_parts
+from potara_flwr.tasks.causal import ids_of_parts, prompts_of
 from potara_flwr.tasks.multiple_choice import option_scores
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.workbench import Workbench
@@ -391,60 +394,157 @@ def test_log_probabilities_do_not_depend_on_the_batch(places):
             )
 
 
-@pytest.mark.parametrize(
-    ("make", "config"),
-    [
-        (BloomForCausalLM, BloomConfig(vocab_size=320, hidden_size=16, n_layer=2, n_head=2)),
-        (MambaForCausalLM, MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2)),
-    ],
-    ids=["bloom", "mamba"],
-)
-def test_models_without_positions_give_the_losses_of_rows_without_padding(
-    places, tmp_path, make, config
-):
+BART = BartConfig(
+    vocab_size=320, d_model=16, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=16,
+    is_decoder=True, init_std=0.2, max_position_embeddings=160,
+)  # fmt: skip
+COUNTING = {
+    "bloom": (BloomConfig(vocab_size=320, hidden_size=16, n_layer=2, n_head=2), "left"),
+    "mamba": (MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2), "left"),
+    "bart": (BART, "right"),
+    "marian": (
+        MarianConfig(
+            vocab_size=320, d_model=16, decoder_layers=2, decoder_attention_heads=2,
+            decoder_ffn_dim=16, is_decoder=True, init_std=0.2, pad_token_id=2,
+            forced_eos_token_id=1,
+        ),
+        "right",
+    ),
+    "roberta": (
+        RobertaConfig(
+            vocab_size=320, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=16, is_decoder=True, max_position_embeddings=164,
+        ),
+        "right",
+    ),
+    "rwkv": (
+        RwkvConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2, intermediate_size=16),
+        "right",
+    ),
+}  # fmt: skip
+"""Configurations of models that count positions themselves; where they take padding."""
+
+
+@pytest.fixture
+def counting(places, tmp_path, request):
+    """The name of such a model, and a workbench of it."""
     folder = make_tiny_llama(tmp_path / "model")  # for its tokenizer
+    config, _ = COUNTING[request.param]
     config.initializer_range = 0.2
     torch.manual_seed(0)
-    make(config).save_pretrained(folder)
-    bench = bench_of({**places, "task.model": str(folder)}, "instruction")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    bench = bench_of({**places, "task.model": str(folder)}, "instruction", "arc_easy,squad_v1")
+    return request.param, bench
+
+
+every_model = pytest.mark.parametrize("counting", COUNTING, indirect=True)
+
+
+@every_model
+def test_models_that_count_positions_give_the_losses_of_rows_without_padding(counting):
+    name, bench = counting
     samples = bench.client(0).calibration
     batch = bench.task.collate(samples)
+    assert bench.model.padding_side == COUNTING[name][1]
+    together = bench.task.losses(bench.model(bench.model.initial, batch), batch)
+    plain = AutoModelForCausalLM.from_pretrained(bench.settings.task.model)
+    lengths = set()
+    with torch.no_grad():
+        for row in range(num_samples(samples)):
+            prompt, answers = answers_of(samples, row)
+            answer = answers[samples["labels"][row]]
+            lengths.add(len(prompt))
+            logits = plain(input_ids=torch.cat([prompt, answer])[None]).logits[0]
+            loss = torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], answer)
+            torch.testing.assert_close(together[row], loss, rtol=1e-4, atol=1e-5)
+    assert len(lengths) > 1
     adapter = trained(bench)
-    together = bench.task.losses(bench.model(adapter, batch), batch)
-    for row in range(num_samples(samples)):
-        one = bench.task.collate(take(samples, slice(row, row + 1)))
-        loss = bench.task.losses(bench.model(adapter, one), one)
-        torch.testing.assert_close(loss[0], together[row], rtol=1e-4, atol=1e-5)
-    gradients = per_sample_gradients(bench.model, bench.task, adapter, samples)
-    assert all(gradient.isfinite().all() for gradient in gradients.gradients.values())
     assert evaluate(bench.model, bench.task, adapter, samples).loss == pytest.approx(
-        together.mean().item(), rel=1e-4
+        bench.task.losses(bench.model(adapter, batch), batch).mean().item(), rel=1e-4
     )
 
 
-@pytest.mark.parametrize(
-    ("make", "config", "why"),
-    [
-        (
-            BartForCausalLM,
-            BartConfig(vocab_size=8, d_model=8, decoder_layers=1, decoder_attention_heads=1,
-                       decoder_ffn_dim=8, is_decoder=True, init_std=0.2),
-            "a BartForCausalLM, which takes no position_ids and scores a text otherwise behind",
-        ),
-        (
-            XLNetLMHeadModel,
-            XLNetConfig(vocab_size=8, d_model=8, n_layer=2, n_head=1, d_inner=8,
-                        initializer_range=0.2),
-            "a XLNetLMHeadModel, in which a token sees those after it",
-        ),
-    ],
-    ids=["bart", "xlnet"],
-)  # fmt: skip
-def test_a_model_without_positions_that_padding_changes_is_refused(tmp_path, make, config, why):
+@every_model
+def test_models_that_count_positions_give_the_gradients_of_rows_without_padding(counting):
+    _, bench = counting
+    samples, adapter = bench.client(0).calibration, trained(bench)
+    together = per_sample_gradients(bench.model, bench.task, adapter, samples)
+    assert together.batched
+    for row in range(num_samples(samples)):
+        one = take(samples, slice(row, row + 1))
+        alone = per_sample_gradients(bench.model, bench.task, adapter, one)
+        torch.testing.assert_close(alone.losses[0], together.losses[row], rtol=1e-4, atol=1e-5)
+        for name, gradients in together.gradients.items():
+            torch.testing.assert_close(
+                alone.gradients[name][0], gradients[row], rtol=1e-3, atol=1e-5
+            )
+
+
+@every_model
+def test_models_that_count_positions_write_what_they_write_without_padding(counting):
+    _, bench = counting
+    samples = bench.client(1).test
+    plain = AutoModelForCausalLM.from_pretrained(bench.settings.task.model)
+    prompts, mask = prompts_of(samples)
+    written = bench.model.generate(
+        bench.model.initial, {"input_ids": prompts, "attention_mask": mask}, 5, [END]
+    )
+    assert len(set(mask.sum(1).tolist())) > 1
+    for row in range(len(prompts)):
+        ids = prompts[row][mask[row] > 0][None]
+        start = ids.shape[1]
+        with torch.no_grad():
+            while ids.shape[1] < start + 5 and not (ids[0, start:] == END).any():
+                following = plain(input_ids=ids).logits[0, -1].argmax()
+                ids = torch.cat([ids, following[None, None]], dim=1)
+        expected = ids[0, start:]
+        assert written[row, : len(expected)].tolist() == expected.tolist()
+        assert (written[row, len(expected) :] == END).all()
+
+
+@pytest.mark.parametrize("counts_from", [0, 3])
+def test_a_model_that_counts_positions_from_another_number_counts_them_itself(counts_from):
     torch.manual_seed(0)
-    make(config).save_pretrained(tmp_path)
-    with pytest.raises(SettingsError, match=why) as error:
-        load_causal_lm(from_flat({"task.model": str(tmp_path)}))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, initializer_range=0.2)
+    ).eval()
+    forward = model.forward
+
+    def counting(input_ids, attention_mask=None, position_ids=None, **more):
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1])[None] + counts_from
+        return forward(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **more
+        )
+
+    model.forward = counting
+    assert padding_side(model, "m") == ("right" if counts_from else "left")
+
+
+def test_a_model_that_minds_padding_on_either_side_is_refused():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, initializer_range=0.2)
+    ).eval()
+    forward = model.forward
+
+    def minding(input_ids, attention_mask=None, **more):
+        found = forward(input_ids=input_ids, attention_mask=attention_mask, **more)
+        found.logits = found.logits * input_ids.shape[1]
+        return found
+
+    model.forward = minding
+    with pytest.raises(SettingsError, match=r"'m', a GPT2LMHeadModel, which scores a text other"):
+        padding_side(model, "m")
+
+
+def test_a_model_in_which_tokens_see_those_after_them_is_refused():
+    torch.manual_seed(0)
+    model = XLNetLMHeadModel(
+        XLNetConfig(vocab_size=8, d_model=8, n_layer=2, n_head=1, d_inner=8, initializer_range=0.2)
+    ).eval()
+    with pytest.raises(SettingsError, match="in which a token sees those after it") as error:
+        padding_side(model, "m")
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ from potara_flwr.data.examples import RowError
 from potara_flwr.models.pretrained import load_tokenizer, tokenizer_of
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.causal import ids_of_parts
-from potara_flwr.tasks.chat import PLAIN_TEMPLATE, parts_of
+from potara_flwr.tasks.chat import PLAIN_TEMPLATE, parts_of, stop_tokens
 from potara_flwr.tasks.workbench import Workbench
 
 CHATML = (
@@ -298,3 +298,18 @@ def test_the_tokenizers_template_is_used_unless_it_is_turned_off(model, tmp_path
 
     assert prompt() == "<|begin|>[INST] Is the blank yes? [/INST]"
     assert prompt(**{"data.chat-template": False}).startswith("<|begin|>### User:\nIs the blank")
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [(CHATML, "<|im_end|>"), (THINKING, "<|im_end|>"), (TRIMMED, None), ("", None)],
+    ids=["chatml", "thinking", "trimmed", "none"],
+)
+def test_an_answer_ends_with_its_turn_or_with_the_text(tokenizer, template, ends):
+    of_turn = [tokenizer.convert_tokens_to_ids(ends)] if ends else []
+    assert stop_tokens(tokenizer, template) == [tokenizer.eos_token_id, *of_turn]
+
+
+def test_a_template_that_takes_no_plain_chat_leaves_the_end_of_the_text(tokenizer):
+    refuses = "{{ raise_exception('tools alone') }}"
+    assert stop_tokens(tokenizer, refuses) == [tokenizer.eos_token_id]
