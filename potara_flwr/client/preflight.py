@@ -4,6 +4,7 @@ it: what cannot be done is found before anybody has trained.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.models.lora import LoraModel, load_adapter
 from potara_flwr.results.saving import save_with_card
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients
@@ -28,6 +30,8 @@ FAULTS = (
     TypeError, ValueError,
 )  # fmt: skip
 """What a model raises that does not take what it is handed."""
+OTHER_TYPE = re.compile(r"BFloat16|Half|dtype|scalar type")
+"""In what torch says of tensors whose types do not go together."""
 
 
 def preflight(bench: Workbench, data: ClientData, folder: Path | None = None) -> None:
@@ -84,16 +88,18 @@ def _tried(bench: Workbench, who: str, what: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or "no reason given"
         raise SettingsError(
             f"{who}: task.model {name!r} cannot {what} ({type(error).__name__}: {reason[:300]}); "
-            f"{_cure(error)}"
+            f"{_cure(error, bench.settings)}"
         ) from error
 
 
-def _cure(error: Exception) -> str:
+def _cure(error: Exception, settings: Settings) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "set model.gradient-checkpointing=true or model.dtype=bfloat16, or lower "
             "data.max-tokens"
         )
+    if settings.model.dtype != "float32" and OTHER_TYPE.search(str(error)):
+        return "its layers do not all compute with these weights; set model.dtype=float32"
     if isinstance(error, AttributeError):
         return "name other modules in lora.target-modules, or choose another model"
     return "mend its folder (config.json, tokenizer, image processor) or choose another model"

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
 
 if TYPE_CHECKING:
@@ -34,7 +35,20 @@ def files_of(place: Path) -> list[Path]:
 def visible_files(folder: Path) -> list[Path]:
     """Return the files below a folder, relative to it, sorted: those that are not hidden, nor in a
     hidden folder.
+
+    Raises
+    ------
+    SettingsError
+        A link leads nowhere.
     """
+    for inner, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            file = Path(inner, name)
+            if file.is_symlink() and not file.exists() and not name.startswith("."):
+                raise SettingsError(
+                    f"data.path: {folder.name}: {file.relative_to(folder)} is a link to "
+                    f"{os.readlink(file)}, which is not there; mend it or remove it"
+                )
     files = [file.relative_to(folder) for file in files_of(folder)]
     return [file for file in files if not any(part.startswith(".") for part in file.parts)]
 

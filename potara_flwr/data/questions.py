@@ -91,6 +91,8 @@ class Reader:
             if not isinstance(answer, str | int) or isinstance(answer, bool):
                 raise RowError(self.answer, f"the answer {answer!r} is neither a text nor a number")
             return choice(prompt, options, answer, column=self.answer)
+        if isinstance(answer, dict):
+            raise RowError(self.answer, "the answer is an object, which is neither text nor number")
         answers = answer if isinstance(answer, list) else [str(answer)]
         if not _is_texts(answers):
             raise RowError(self.answer, "the answers are no list of texts")

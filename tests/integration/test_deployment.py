@@ -78,8 +78,11 @@ def test_real_nodes_give_the_bits_of_one_process(running, settings, here):
     with LiveDisplay(Console(quiet=True)) as display:
         run_app(settings, running.environment, display, "on SuperNodes")
 
-    real = read_results(place)
-    assert real["digest"] == read_results(here)["digest"]
+    real, local = read_results(place), read_results(here)
+    assert real["digest"] == local["digest"]
+    assert real["rows"] == local["rows"]
+    assert real["rows"]["found"] > 0
+    assert [one["rows"] for one in real["clients"]] == [one["rows"] for one in local["clients"]]
     assert [client["name"] for client in real["clients"]] == list(NAMES)
     kinds = [message["kind"] for message in real["communication"]["messages"]]
     assert kinds == ["describe"] * 2 + ["train"] * 4 + ["personalize"] * 2

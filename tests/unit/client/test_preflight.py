@@ -173,6 +173,15 @@ def test_methods_that_weigh_two_adapters_want_linear_modules(method, tmp_path):
     )
 
 
+def test_a_model_that_does_not_compute_with_weights_of_a_smaller_type(tmp_path):
+    model = write_text_model(tmp_path / "xlnet", "xlnet")
+    refused(
+        text_settings(tmp_path, model, **{"model.dtype": "bfloat16"}),
+        r"cannot take an optimizer step .*BFloat16\); its layers do not all compute with these "
+        r"weights; set model\.dtype=float32$",
+    )
+
+
 @pytest.mark.parametrize("method", ["feddpa_f", "feddpa_t"])
 def test_methods_that_weigh_by_sample_want_whole_batches(method, tmp_path):
     bench = SimpleNamespace(

@@ -140,3 +140,14 @@ def test_a_file_next_to_each_image_is_no_table(tmp_path, suffix):
     for name in names:
         (tmp_path / "photos" / name).with_suffix(f".{suffix}").write_text("{}")
     assert len(load_table(path, "", "train")) == 6
+
+
+def test_a_link_to_nothing_is_refused_by_name_unless_it_is_hidden(tmp_path):
+    path = folder_of(tmp_path / "photos", "cat/0.png", "dog/1.png")
+    (tmp_path / "photos" / "cat" / ".#0.png").symlink_to("nobody@here")
+    assert len(load_table(path, "", "train")) == 2
+    path = folder_of(tmp_path / "more", "cat/0.png", "dog/1.png")
+    (tmp_path / "more" / "dog" / "2.png").symlink_to(tmp_path / "gone.png")
+    said = error_of(path)
+    assert said.startswith("data.path: more: dog/2.png is a link to ")
+    assert said.endswith("gone.png, which is not there; mend it or remove it")

@@ -8,7 +8,8 @@ from hub_copies import write_copies
 from tiny_llama import make_tiny_llama
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.data.questions import client_questions
+from potara_flwr.data.examples import RowError
+from potara_flwr.data.questions import Reader, client_questions
 from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples
@@ -212,3 +213,12 @@ def test_bad_rows_name_file_column_and_client(model, tmp_path, change, overrides
     assert "rows.parquet" in str(error.value)
     assert overrides or str(error.value).startswith("client 0: rows.parquet, row 7, column")
     assert "\n" not in str(error.value)
+
+
+def test_an_answer_that_is_an_object_is_no_text():
+    reader = Reader(prompt="ask", answer="say")
+    with pytest.raises(RowError) as error:
+        reader.read({"ask": "Which?", "say": {"text": "red"}})
+    assert error.value.args[0] == "say"
+    assert "an object" in error.value.args[1]
+    assert reader.read({"ask": "Which?", "say": 4}).answers == ("4",)
