@@ -18,6 +18,8 @@ SAMPLE = {
     ("causal", "gpt2", "GPT2LMHeadModel"): "batched",
     ("causal", "bloom", "BloomForCausalLM"): "batched",
     ("causal", "mamba", "MambaForCausalLM"): "batched",
+    ("causal", "bart", "BartForCausalLM"): "batched",
+    ("causal", "roberta", "RobertaForCausalLM"): "batched",
 }
 
 
