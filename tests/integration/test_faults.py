@@ -21,24 +21,29 @@ from simulations.faults.subject import adapters_here, settings_of
 
 pytestmark = pytest.mark.integration
 
-SETTINGS = settings_of(
-    {
-        "run.report": False,
-        "federation.timeout": float(HANGING),
-        "federation.transport": "int8",  # with it clients keep something between rounds
-    }
-)
+PATIENT = {"run.report": False, "federation.timeout": float(HANGING)}
 """No client is given up because the machine is busy."""
+SETTINGS = settings_of(PATIENT | {"federation.transport": "int8"})
+"""With int8 clients keep something between rounds."""
+
+
+def undisturbed(folder, settings):
+    """Return every adapter of a run that nothing happens to."""
+    finish(settings, folder / "run", folder / "log")
+    adapters = adapters_here(folder / "run")
+    assert len(adapters) == 5
+    return adapters
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Every adapter of a run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("whole")
-    finish(SETTINGS, folder / "run", folder / "log")
-    adapters = adapters_here(folder / "run")
-    assert len(adapters) == 5
-    return adapters
+    return undisturbed(tmp_path_factory.mktemp("whole"), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole_of_defaults(tmp_path_factory):
+    """The same as the run on a full disk."""
+    return undisturbed(tmp_path_factory.mktemp("defaults"), settings_of(PATIENT))
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
@@ -73,8 +78,10 @@ def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, number, cut, fi
 
 
 @pytest.mark.parametrize("limited", [False, True], ids=["tmpfs", "limit"])
-def test_a_disk_that_is_full_ends_a_run_that_goes_on_when_there_is_room(whole, tmp_path, limited):
+def test_a_disk_that_is_full_ends_a_run_that_goes_on_when_there_is_room(
+    whole_of_defaults, tmp_path, limited
+):
     disk, line = full_disk(tmp_path / "full", limited=limited or not mounting_allowed())
     reason = "File too large" if disk == LIMIT else "No space left on device"
     assert reason in line
-    assert adapters_here(tmp_path / "full" / "results") == whole
+    assert adapters_here(tmp_path / "full" / "results") == whole_of_defaults

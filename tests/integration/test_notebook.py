@@ -31,4 +31,8 @@ def outputs(notebook) -> list:
 
 
 def printed(notebook) -> list[str]:
-    return [output.get("text") or output["data"]["text/plain"] for output in outputs(notebook)]
+    """Lines of text, whatever the pieces in which a busy machine delivers them."""
+    texts = (
+        output.get("text") or f"{output['data']['text/plain']}\n" for output in outputs(notebook)
+    )
+    return "".join(texts).splitlines()
