@@ -11,19 +11,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from potara_flwr.core.errors import SettingsError, StorageError
-from potara_flwr.core.storage import file_hash, write_whole
+from potara_flwr.core.storage import write_whole
 from potara_flwr.data.account import account
-from potara_flwr.data.labels import write_classes
 from potara_flwr.messages.reports import rows_of
 from potara_flwr.methods import METHODS
 from potara_flwr.models.adapter import Adapter
-from potara_flwr.models.lora import LoraModel, load_adapter
-from potara_flwr.results.saving import ADAPTER_FILE, RUN_FILE, save_client
-from potara_flwr.run_config import from_flat
-from potara_flwr.settings.schema import Settings, flat
+from potara_flwr.results.folder import RESULTS
+from potara_flwr.results.run_file import FEDERATED
+from potara_flwr.results.saving import save_client
+from potara_flwr.saved import check_fits, check_hash, read_saved
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
 from potara_flwr.tasks.base import ClientData, num_samples
 from potara_flwr.tasks.workbench import Workbench
@@ -83,7 +81,7 @@ def personalize_offline(
         samples = _load_data(bench, client, data)
         method = METHODS[settings.method]
         this = method.client(bench, samples)
-        _check_fits(adapter, this.model, folder)
+        check_fits(adapter, this.model, folder)
         outcome = method.personalize(this, this.model.initial | adapter)
     save_client(out, this, outcome)
     sizes = {
@@ -105,33 +103,20 @@ def _read_federated(folder: Path) -> tuple[Settings, Adapter]:
     """Return a run's settings, with its classes by name, and its federated adapter, if it is the
     one that the run saved.
     """
-    place = folder / RUN_FILE
-    try:
-        run = json.loads(place.read_text())
-        config, recorded = flat(run["config"]), {place: run["sha256"]}
-        if classes := run["classes"]:
-            config["data.classes"] = write_classes(classes)
-        results = folder.parent / "results.json"
-        if results.is_file():
-            recorded[results] = json.loads(results.read_text())["federated_sha256"]
-    except OSError as error:
+    saved = read_saved(folder)
+    if saved.adapter != FEDERATED:
         raise StorageError(
-            f"{folder} is not the federated adapter of a run: {place.name} cannot be read "
-            f"({error.strerror})"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{folder}: what the run has recorded is damaged ({error!r})") from None
-    found = file_hash(folder / ADAPTER_FILE)
-    for place, sha256 in recorded.items():
-        if found != sha256:
-            raise StorageError(
-                f"{folder / ADAPTER_FILE} is not the adapter that the run saved: its SHA-256 is "
-                f"{found}, in {place.name} {sha256}"
-            )
-    try:
-        return from_flat(config), load_adapter(folder)
-    except SafetensorError as error:
-        raise StorageError(f"{folder / ADAPTER_FILE} is damaged: {error}") from None
+            f"{folder} holds the {saved.adapter} adapter of client {saved.client}; name the "
+            "federated one of the run"
+        )
+    results = folder.parent / RESULTS
+    if results.is_file():
+        try:
+            recorded = json.loads(results.read_text())["federated_sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{results} is damaged ({error!r})") from None
+        check_hash(folder, recorded, results.name)
+    return saved.settings, saved.tensors
 
 
 def _check(settings: Settings, out: Path, client: int | None, data: str) -> None:
@@ -171,13 +156,3 @@ def _load_data(bench: Workbench, client: int | None, data: str) -> ClientData:
     )  # fmt: skip
     task = TASKS[settings.task.name](settings.model_copy(update={"data": own}))
     return task.load_client(number)
-
-
-def _check_fits(adapter: Adapter, model: LoraModel, folder: Path) -> None:
-    """Check that an adapter is one of this base model."""
-    for name, tensor in adapter.items():
-        if name not in model.initial or model.initial[name].shape != tensor.shape:
-            raise SettingsError(
-                f"the base model does not fit the adapter in {folder}: there is no {name} of the "
-                f"shape {tuple(tensor.shape)} in it"
-            )

@@ -22,6 +22,7 @@ from potara_flwr.command.doctor import doctor
 from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
 from potara_flwr.command.merge import merge
 from potara_flwr.command.personalize import personalize
+from potara_flwr.command.predict import predict
 from potara_flwr.command.presets import presets
 from potara_flwr.command.report import report
 from potara_flwr.command.run import run
@@ -44,7 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SUBCOMMANDS = (
-    run, sweep, compare, deploy, credentials, personalize, merge, report, doctor, presets,
+    run, sweep, compare, deploy, credentials, personalize, merge, predict, report, doctor,
+    presets,
 )  # fmt: skip
 for subcommand in SUBCOMMANDS:
     app.command(cls=PlainCommand)(subcommand)

@@ -32,8 +32,10 @@ from potara_flwr.data.labels import (
 )
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import (
+    check_columns,
     describe,
     listed,
+    load_table,
     shared_rows,
 )
 from potara_flwr.data.splits import Splits, load_splits
@@ -169,6 +171,21 @@ def source_of(data: DataSettings, client: int, content: str) -> Source:
             f"{setting} is {'+'.join(columns)!r}; name one column, or two different ones"
         )
     return Source(own, tuple((setting, column) for column in columns))
+
+
+def content_rows(source: Source) -> datasets.Dataset:
+    """Return what is to be classified of all rows of a source, in their order, labelled or not.
+
+    Raises
+    ------
+    SettingsError
+        The source cannot be read, or lacks a column.
+    """
+    data = source.settings
+    table = load_table(data.path, data.name, data.train_split)
+    for setting, column in source.contents:
+        check_columns(table, {setting: column}, describe(data.path, data.name, data.train_split))
+    return table.select_columns([column for _, column in source.contents])
 
 
 @functools.lru_cache(maxsize=8)

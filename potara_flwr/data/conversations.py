@@ -26,6 +26,8 @@ ROLES = {
     "function_response": "tool",
 }
 """What data sets call who speaks, and what chat templates do."""
+ANSWER = "Answer"
+"""Stands where an answer is asked, so that all else is read as where there is one."""
 SPELLINGS = (("role", "content"), ("from", "value"))
 """Of a message: who speaks and what is said, as chats and as ShareGPT have it."""
 
@@ -61,8 +63,24 @@ class Format:
     columns: tuple[str, ...]
     """That it must have."""
     optional: tuple[str, ...]
+    answer: str
+    """Column of the answers; of a chat, that of all messages."""
     read: Callable[[Row], Conversation | tuple[str, str]]
     """From a row to a conversation, or to the texts of a prompt and its completion as they are."""
+
+    def asking(self, row: Row) -> Row:
+        """Return a row with :data:`ANSWER` for its answer, whether it has one or not."""
+        said = [{"role": "assistant", "content": ANSWER}]
+        told = row.get(self.answer)
+        if self.columns == (self.answer,):
+            if not told or not all(isinstance(message, Mapping) for message in told):
+                return row  # read() says what is wrong with it
+            keys = next((keys for keys in SPELLINGS if keys[0] in told[0]), SPELLINGS[0])
+            said = [{keys[0]: "assistant", keys[1]: ANSWER}]
+            by = ROLES.get(str(told[-1].get(keys[0])).strip().lower())
+            return {**row, self.answer: [*(told[:-1] if by == "assistant" else told), *said]}
+        in_turns = isinstance(row.get(self.columns[0]), list)
+        return {**row, self.answer: said if in_turns else ANSWER}
 
 
 def conversation(value: Any, column: str, *, trained: bool = True) -> list[Message]:
@@ -170,21 +188,25 @@ def _completion(row: Row) -> Conversation | tuple[str, str]:
 
 
 FORMATS: dict[str, Format] = {
-    "messages": Format("chats", ("messages",), (), _chat("messages")),
+    "messages": Format("chats", ("messages",), (), "messages", _chat("messages")),
     "conversations": Format(
-        "ShareGPT conversations", ("conversations",), (), _chat("conversations")
+        "ShareGPT conversations", ("conversations",), (), "conversations", _chat("conversations")
     ),
-    "completion": Format("prompts with completions", ("prompt", "completion"), (), _completion),
+    "completion": Format(
+        "prompts with completions", ("prompt", "completion"), (), "completion", _completion
+    ),
     "alpaca": Format(
         "Alpaca instructions",
         ("instruction", "output"),
         ("input", "system"),
+        "output",
         _alpaca(asked="instruction", context="input", answer="output"),
     ),
     "dolly": Format(
         "Dolly instructions",
         ("instruction", "response"),
         ("context", "system"),
+        "response",
         _alpaca(asked="instruction", context="context", answer="response"),
     ),
 }
@@ -194,6 +216,20 @@ FORMATS: dict[str, Format] = {
 def recognised(columns: Sequence[str]) -> str:
     """Return the name of the format that a table's columns are of; empty where of none."""
     return next((name for name, form in FORMATS.items() if set(form.columns) <= set(columns)), "")
+
+
+def recognised_unanswered(columns: Sequence[str]) -> str:
+    """Return the name of the format that a table's columns would be of, had it answers; of two that
+    fit, that of which it has more columns. Empty where of none.
+    """
+    there = set(columns)
+    fitting = [
+        name
+        for name, form in FORMATS.items()
+        if set(form.columns) - ({form.answer} if len(form.columns) > 1 else set()) <= there
+    ]
+    every = {name: {*FORMATS[name].columns, *FORMATS[name].optional} for name in fitting}
+    return max(fitting, key=lambda name: len(every[name] & there), default="")
 
 
 def _text(content: Any) -> str | None:

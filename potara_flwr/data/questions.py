@@ -19,7 +19,13 @@ from potara_flwr.core.seeds import derive_seed
 from potara_flwr.data.account import SourceRows
 from potara_flwr.data.benchmarks import BENCHMARKS
 from potara_flwr.data.clients import num_sources, own_source
-from potara_flwr.data.conversations import FORMATS, Conversation, recognised
+from potara_flwr.data.conversations import (
+    ANSWER,
+    FORMATS,
+    Conversation,
+    recognised,
+    recognised_unanswered,
+)
 from potara_flwr.data.examples import Example, Row, RowError, choice, open_question
 from potara_flwr.data.partition import partition
 from potara_flwr.data.sources import (
@@ -52,6 +58,8 @@ class Reader:
     prompt: str = ""
     answer: str = ""
     options: str = ""
+    asks: bool = False
+    """Whether rows need no answer, and none that they have is read."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,7 +68,8 @@ class Reader:
             return BENCHMARKS[self.benchmark].columns
         if self.format:
             return FORMATS[self.format].columns + FORMATS[self.format].optional
-        return tuple(column for column in (self.prompt, self.answer, self.options) if column)
+        columns = (self.prompt, "" if self.asks else self.answer, self.options)
+        return tuple(column for column in columns if column)
 
     def read(self, row: Row) -> Example | Conversation:
         """Return the question, or the conversation, of a row.
@@ -73,12 +82,13 @@ class Reader:
         if self.benchmark:
             return BENCHMARKS[self.benchmark].example(row)
         if self.format:
-            read = FORMATS[self.format].read(row)
+            form = FORMATS[self.format]
+            read = form.read(form.asking(row) if self.asks else row)
             if isinstance(read, Conversation):
                 return read
             prompt, completion = read
             return Example(prompt, (completion,), has_options=False, joint="")
-        prompt, answer = row[self.prompt], row[self.answer]
+        prompt, answer = row[self.prompt], 0 if self.asks else row[self.answer]
         for column, value in ((self.prompt, prompt), (self.answer, answer)):
             if value is None:
                 raise RowError(column, "it is empty")
@@ -91,6 +101,8 @@ class Reader:
             if not isinstance(answer, str | int) or isinstance(answer, bool):
                 raise RowError(self.answer, f"the answer {answer!r} is neither a text nor a number")
             return choice(prompt, options, answer, column=self.answer)
+        if self.asks:
+            return open_question(prompt, [ANSWER], column=self.prompt)
         if isinstance(answer, dict):
             raise RowError(self.answer, "the answer is an object, which is neither text nor number")
         answers = answer if isinstance(answer, list) else [str(answer)]
@@ -249,6 +261,56 @@ def may_be_instructions(data: DataSettings) -> bool:
     names = ("prompt_column", "answer_column", "options_column", "datasets")
     default = DataSettings()
     return all(getattr(data, name) == getattr(default, name) for name in names)
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Rows whose answers are asked."""
+
+    rows: datasets.Dataset
+    reader: Reader
+    source: str
+    """The data set in words, for error messages."""
+
+
+def unanswered_questions(settings: Settings) -> Unanswered:
+    """Return all rows at ``data.path``, in their order, which need no answers. They are of the
+    columns that settings name, of a format, or of the one benchmark in ``data.datasets``, whose
+    rows are as they are published.
+
+    Raises
+    ------
+    SettingsError
+        The data cannot be read, or lacks a column.
+    """
+    data = settings.data
+    table = load_table(data.path, data.name, data.train_split)
+    there, where = table.column_names, describe(data.path, data.name, data.train_split)
+    named = Reader(prompt=data.prompt_column, options=data.options_column, asks=True)
+    if data.datasets:
+        reader = Reader(benchmark=data.datasets)
+        for column in reader.columns:
+            check_columns(table, {f"data set {data.datasets}: the column it reads": column}, where)
+    else:
+        answered = _reader(data, there)
+        form = answered.format or recognised_unanswered(there)
+        in_turns = isinstance(table.features.get(data.prompt_column), datasets.List)
+        plain = set(named.columns) <= set(there) and not (in_turns or answered.format)
+        if plain or not form or not may_be_instructions(data):
+            reader = named
+        else:
+            reader = Reader(format=form, asks=True)
+        if not reader.format:
+            check_columns(
+                table,
+                {
+                    "data.prompt-column": data.prompt_column,
+                    "data.options-column": data.options_column,
+                },
+                where,
+            )
+    columns = [column for column in dict.fromkeys(reader.columns) if column in there]
+    return Unanswered(table.select_columns(columns), reader, where)
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,20 +8,17 @@ from pathlib import Path
 from safetensors.torch import save
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.core.storage import file_hash, whole_folder
+from potara_flwr.core.storage import whole_folder
 from potara_flwr.messages.reports import Report
 from potara_flwr.methods import METHODS, Client, Outcome
 from potara_flwr.models.adapter import Adapter, kind_of
 from potara_flwr.models.lora import LoraModel, save_adapter
 from potara_flwr.models.pretrained import find_model
 from potara_flwr.results.model_card import code_section, metadata, task_type_of
+from potara_flwr.results.run_file import FEDERATED, PERSONALIZED, write_run
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks import TASKS
 
-ADAPTER_FILE = "adapter_model.safetensors"
-"""peft's name of an adapter's tensors."""
-RUN_FILE = "run.json"
-"""Next to the federated adapter: settings and classes of its run, and its SHA-256."""
 CLASSES_FILE = "classes.json"
 """In the folder of an adapter with a head: which class each of its outputs is, as ``id2label``."""
 
@@ -29,7 +26,8 @@ CLASSES_FILE = "classes.json"
 def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
     """Write what a client ends with to ``folder``: the personalized adapter, others below it.
 
-    Where the personalized model is no single adapter, ``folder`` holds the parts and a card.
+    Where the personalized model is no single adapter, ``folder`` holds the parts and a card. Next
+    to each adapter stands ``run.json``, with all that its later use needs to know of the run.
     """
     number, model, settings = client.data.client, client.model, client.settings
     cards = {"": client_card(number, outcome, settings)}
@@ -40,6 +38,7 @@ def save_client(folder: Path, client: Client, outcome: Outcome) -> None:
             accuracy = report.accuracy.get(name) if name else report.personalized.accuracy
             place, classes = folder / name, client.data.classes
             save_with_card(target / name, adapter, model, settings, place, card, classes, accuracy)
+            write_run(target / name, settings, classes, name or PERSONALIZED, number)
         if "" not in outcome.adapters:
             (target / "README.md").write_text(cards[""])
         for name, tensors in outcome.tensors.items():
@@ -57,8 +56,7 @@ def save_federated(
     """Write the federated adapter; ``accuracy`` is its mean over the clients' test samples,
     ``classes`` are those of the shared head, where there is one.
 
-    Next to it stands ``run.json`` with all that a client needs to personalize it without a server:
-    the run's settings and classes, and the SHA-256 of the adapter's file, which is also returned.
+    Returns the SHA-256 of the adapter's file.
     """
     method = METHODS[settings.method]
     card = f"""# Federated LoRA adapter
@@ -70,10 +68,7 @@ The average of the clients' adapters after {method.rounds(settings)} federated r
 """
     with whole_folder(folder) as target:
         save_with_card(target, adapter, model, settings, folder, card, classes, accuracy)
-        sha256 = file_hash(target / ADAPTER_FILE)
-        run = {"sha256": sha256, "classes": classes, "config": settings.computed()}
-        (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n")
-    return sha256
+        return write_run(target, settings, classes, FEDERATED)
 
 
 def client_card(client: int, outcome: Outcome, settings: Settings) -> str:

@@ -82,15 +82,40 @@ def compose_settings(words: Sequence[str]) -> Settings:
     """
     with hydra():
         words = taking_up_files(words)
-        for override in parse_words(words):
-            if override.is_hydra_override():
-                raise SettingsError(f"{override.input_line!r} is for sweeps: potara sweep")
-            if override.is_sweep_override():
-                raise SettingsError(
-                    f"{override.input_line!r} has several values: write a text with commas as "
-                    f"{override.key_or_group}=\"'…'\", or sweep with potara sweep"
-                )
+        _check_single(parse_words(words))
         return settings_of(compose("config", list(words)))
+
+
+def values_of(words: Sequence[str]) -> dict[str, Any]:
+    """Return the values of settings that words give, by name, yet unchecked.
+
+    Raises
+    ------
+    SettingsError
+        A word is no ``name=value`` or has several values, or there is no such setting.
+    """
+    known = dict(schema())
+    with hydra():
+        overrides = parse_words(words)
+        _check_single(overrides)
+        for override in overrides:
+            if override.key_or_group not in known:
+                raise SettingsError(
+                    f"{override.input_line!r} is a preset, which is for runs; name single settings"
+                )
+        return {override.key_or_group: override.value() for override in overrides}
+
+
+def _check_single(overrides: Sequence[Override]) -> None:
+    """Check that words stand for one run."""
+    for override in overrides:
+        if override.is_hydra_override():
+            raise SettingsError(f"{override.input_line!r} is for sweeps: potara sweep")
+        if override.is_sweep_override():
+            raise SettingsError(
+                f"{override.input_line!r} has several values: write a text with commas as "
+                f"{override.key_or_group}=\"'…'\", or sweep with potara sweep"
+            )
 
 
 def compose_sweep(words: Sequence[str]) -> tuple[DictConfig, list[tuple[list[str], Settings]]]:

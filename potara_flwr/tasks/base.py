@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed
@@ -54,6 +55,28 @@ class ClientData:
         return join(self.train, self.calibration) if self.held_out else self.train
 
 
+Prediction = dict[str, Any]
+"""What a model says of a row: a text, a number, numbers by class, or a list of numbers, by name."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows as they come, whose labels are asked, prepared for the model."""
+
+    samples: Samples
+    """In the order of the rows; what stands in ``labels`` means nothing."""
+    options: Sequence[Sequence[str]] = ()
+    """Of every row, those to choose from, for a language model; none where it answers freely."""
+    cut: int = 0
+    """Rows of which some text is left out."""
+
+    def parts(self, size: int, device: torch.device) -> Iterator[Inputs]:
+        """Yield the rows, at most ``size`` at a time, with samples on ``device``."""
+        for start in range(0, num_samples(self.samples), size):
+            at = slice(start, start + size)
+            yield Inputs(take(self.samples, at, device), self.options[at])
+
+
 class Model(Protocol):
     """A base model with one adapter in it, as a task calls it."""
 
@@ -93,6 +116,12 @@ class Task(ABC):
         """Load the frozen pretrained model."""
 
     @abstractmethod
+    def processor(self) -> PreTrainedTokenizerBase | BaseImageProcessor | None:
+        """Return what prepares raw inputs for the base model, as it did in the run; None where
+        transformers has nothing for it.
+        """
+
+    @abstractmethod
     def usage(self) -> Usage:
         """Return how a saved model is used without this package, for its model card."""
 
@@ -114,6 +143,16 @@ class Task(ABC):
 
         The mean score is what is reported as accuracy.
         """
+
+    @abstractmethod
+    def load_inputs(self) -> Inputs:
+        """Load all rows of ``data.path``, which need no labels, prepared for the model as those of
+        a client are.
+        """
+
+    @abstractmethod
+    def predict(self, model: Model, inputs: Inputs) -> list[Prediction]:
+        """Return what the model says of each row: what ``scores`` compares with the labels."""
 
 
 class LogitsTask(Task):
@@ -138,6 +177,11 @@ def num_samples(samples: Samples) -> int:
 def take(samples: Samples, indices: Tensor | slice, device: torch.device | None = None) -> Samples:
     """Return the samples at ``indices``, in that order, on ``device`` if one is given."""
     return {name: tensor[indices].to(device or tensor.device) for name, tensor in samples.items()}
+
+
+def rounded(numbers: Tensor) -> list[float]:
+    """Return numbers to seven digits, which is what float32 holds, shape (n,)."""
+    return [float(f"{number:.7g}") for number in numbers.tolist()]
 
 
 def by_length(samples: Samples) -> Samples:

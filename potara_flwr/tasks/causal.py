@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,28 +19,37 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from potara_flwr.core.errors import SettingsError
 from potara_flwr.data import benchmarks, conversations, examples
 from potara_flwr.data import questions as questions_module
-from potara_flwr.data.conversations import Conversation
-from potara_flwr.data.examples import Example, Row, RowError, listing_options
 from potara_flwr.data.prepared import Columns, prepare_rows
-from potara_flwr.data.questions import Questions, Reader, client_questions
+from potara_flwr.data.questions import Questions, client_questions, unanswered_questions
 from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.models.padding import padding_side
-from potara_flwr.models.pretrained import check_length, check_tokens, tokenizer_of
+from potara_flwr.models.pretrained import (
+    check_length,
+    check_tokens,
+    load_tokenizer,
+    tokenizer_of,
+)
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks import chat
-from potara_flwr.tasks.base import Batch, ClientData, Samples, Task, split_client, take
+from potara_flwr.tasks import chat, encoding
+from potara_flwr.tasks.base import (
+    Batch,
+    ClientData,
+    Inputs,
+    Prediction,
+    Samples,
+    Task,
+    rounded,
+    split_client,
+    take,
+)
+from potara_flwr.tasks.encoding import ENCODED, encode_asked, encode_row, template_of
 from potara_flwr.tasks.shared_prompt import most_columns, rows_apart, rows_shared
 
 if TYPE_CHECKING:
     import datasets
 
-ENCODED = ("prompt", "answers", "scored", "label", "open", "reply", "cut")
-"""Of a row: token ids of the prompt and of each answer, which of these are scored, the position of
-the answer that is trained, whether there are no options, the token of the answer with which the
-last turn begins, whether ``data.max-tokens`` or a conversation without an end has cost it text."""
 POSITION = "position of the row"
 """Column that says where a row is in its file or split, for error messages."""
 
@@ -60,6 +69,10 @@ class CausalTask(Task):
         if self.padding_side == "left":
             self.most_columns = most_columns(model, self.settings.data.max_tokens)
         return model
+
+    def processor(self) -> PreTrainedTokenizerBase:
+        """Return the model's tokenizer."""
+        return load_tokenizer(self.settings.task.model)
 
 
 def load_client(
@@ -98,17 +111,13 @@ def load_client(
         part: _encode(questions, at, settings, client, instruct)[:] for part, at in split.items()
     }
     # All parts have one size, so that they can be joined.
-    size = (
-        max(len(prompt) for part in encoded.values() for prompt in part["prompt"]),
-        max(len(answers) for part in encoded.values() for answers in part["answers"]),
-        max(len(i) for part in encoded.values() for answers in part["answers"] for i in answers),
-    )
+    size = _size_of(encoded.values())
     held_out = settings.calibration.source == "held-out"
     cut = sum(
         sum(part["cut"]) for name, part in encoded.items() if held_out or name != "calibration"
     )
     check_length(settings.task.model, size[0] + size[2], f"client {client}")
-    parts = {part: _samples(columns, size, score) for part, columns in encoded.items()}
+    parts = {part: _by_length(_samples(columns, size, score)) for part, columns in encoded.items()}
     for samples in parts.values():
         for ids in (samples["input_ids"], samples["labels_answers"]):
             check_tokens(settings.task.model, ids, f"client {client}")
@@ -121,6 +130,37 @@ def load_client(
         rows=rows.model_copy(update={"cut": cut}),
         source=questions.shared,
     )
+
+
+def load_inputs(settings: Settings, *, instruct: bool, score: Literal["sum", "mean"]) -> Inputs:
+    """Load and tokenize all rows of ``data.path``, which need no answers, in their order.
+
+    Parameters
+    ----------
+    instruct, score
+        As in :func:`load_client`.
+
+    Raises
+    ------
+    SettingsError
+        A row asks nothing, or has an option that does not fit; names data set, row and column.
+    """
+    asked = unanswered_questions(settings)
+    tokenizer, _ = tokenizer_of(settings.task.model)
+    template = template_of(tokenizer, settings)
+    encoded: Columns = {name: [] for name in (*ENCODED, "options")}
+    for position, row in enumerate(asked.rows):
+        where = f"{asked.source}, row {position}"
+        for name, value in encode_asked(
+            asked.reader, row, tokenizer, settings.data.max_tokens, instruct, where, template
+        ).items():
+            encoded[name].append(value)
+    size = _size_of([encoded])
+    check_length(settings.task.model, size[0] + size[2], asked.source)
+    samples = _samples(encoded, size, score)
+    for ids in (samples["input_ids"], samples["labels_answers"]):
+        check_tokens(settings.task.model, ids, asked.source)
+    return Inputs(samples, encoded["options"], sum(encoded["cut"]))
 
 
 def _encode(
@@ -154,176 +194,25 @@ def _encode(
 @functools.cache
 def _sources() -> str:
     """Return a hash of the code that turns a row into texts and texts into tokens."""
-    modules = (benchmarks, chat, conversations, examples, questions_module)
+    modules = (benchmarks, chat, conversations, encoding, examples, questions_module)
     files = [str(module.__file__) for module in modules]
     return hashlib.sha256(
         b"".join(Path(file).read_bytes() for file in [*files, __file__])
     ).hexdigest()
 
 
-def encode_row(
-    reader: Reader,
-    row: Row,
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-    instruct: bool,
-    where: str,
-    template: str = "",
-) -> dict[str, Any]:
-    """Tokenize one row: what :data:`ENCODED` names.
-
-    Parameters
-    ----------
-    where : str
-        The row in words, for error messages.
-    template : str
-        The tokenizer's chat template; empty is our plain one.
-
-    Raises
-    ------
-    SettingsError
-        A row makes no question, or its longest answer leaves no room for a prompt.
-    """
-    try:
-        example = reader.read(row)
-        if isinstance(example, Conversation):
-            return _encode_conversation(example, tokenizer, max_tokens, where, template)
-    except RowError as error:
-        column, why = error.args
-        raise SettingsError(f"{where}, column {column!r}: {why}") from None
-    return _encode_example(example, tokenizer, max_tokens, instruct, where)
-
-
-def _encode_example(
-    example: Example,
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-    instruct: bool,
-    where: str,
-) -> dict[str, Any]:
-    """Tokenize a prompt and its answers."""
-    prompt = listing_options(example) if instruct else example.prompt
-    stop = [tokenizer.eos_token_id] if instruct else []
-    first = first_tokens(tokenizer)
-    asked = _ids(tokenizer, prompt)
-    answers = [
-        ids_of_parts(tokenizer, [prompt, example.joint + text])[1] for text in example.answers
-    ]
-    if not asked or not all(answers):
-        raise SettingsError(f"{where}: one of its texts has no token of task.model")
-    answers = [answer + stop for answer in answers]
-    room = _room(max_tokens - len(first), max(map(len, answers)), max_tokens, where)
-    return {
-        "prompt": first + asked[-room:],
-        "answers": answers,
-        "scored": [[True] * len(answer) for answer in answers],
-        "label": example.label,
-        "open": not example.has_options,
-        "reply": 0,
-        "cut": len(asked) > room,
-    }
-
-
-def _encode_conversation(
-    talk: Conversation,
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-    where: str,
-    template: str,
-) -> dict[str, Any]:
-    """Tokenize a conversation: all that precedes the assistant's first turn is the prompt, the rest
-    is the answer. One that is too long ends with the last turn that has room.
-    """
-    parts = chat.parts_of(tokenizer, talk, template or chat.PLAIN_TEMPLATE)
-    texts = ids_of_parts(tokenizer, [part.text for part in parts])
-    if not all(texts):
-        raise SettingsError(f"{where}: one of its turns has no token of task.model")
-    asked, *said = texts if template else [first_tokens(tokenizer) + texts[0], *texts[1:]]
-    room = _room(max_tokens, len(said[0]), max_tokens, where)
-    kept = 1
-    while kept + 2 <= len(said) and len(asked) + sum(map(len, said[: kept + 2])) <= max_tokens:
-        kept += 2
-    return {
-        "prompt": asked[-room:],
-        "answers": [[token for ids in said[:kept] for token in ids]],
-        "scored": [
-            [part.trained for part, ids in zip(parts[1:], said[:kept], strict=False) for _ in ids]
-        ],
-        "label": 0,
-        "open": True,
-        "reply": sum(map(len, said[: kept - 1])),
-        "cut": talk.skipped or kept < len(said) or len(asked) > room,
-    }
-
-
-def _room(tokens: int, longest: int, max_tokens: int, where: str) -> int:
-    """Return how many tokens of a prompt fit beside an answer.
-
-    Raises
-    ------
-    SettingsError
-        None does.
-    """
-    if tokens - longest < 1:
-        raise SettingsError(
-            f"{where}: its longest answer has {longest} tokens, which leaves no room for a prompt "
-            f"in data.max-tokens (now {max_tokens}); raise it"
-        )
-    return tokens - longest
-
-
-def template_of(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> str:
-    """Return the chat template that conversations are written with; empty is our plain one.
-
-    Raises
-    ------
-    SettingsError
-        The tokenizer has several, and none of them is the default.
-    """
-    own = getattr(tokenizer, "chat_template", None)
-    if not settings.data.chat_template or not own:
-        return ""
-    if isinstance(own, dict) and "default" not in own:
-        raise SettingsError(
-            f"task.model has the chat templates {', '.join(sorted(own))} and no default one; "
-            "data.chat-template=false writes conversations plainly"
-        )
-    return str(own["default"] if isinstance(own, dict) else own)
-
-
-def ids_of_parts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each part of a text, none of which spans a boundary.
-
-    They are the ids of the whole text where the ids of what precedes each boundary begin it; where
-    a token would span a boundary, each part is tokenized by itself.
-    """
-    together = _ids(tokenizer, "".join(texts))
-    ends = [0]
-    for number in range(1, len(texts)):
-        before = _ids(tokenizer, "".join(texts[:number]))
-        if together[: len(before)] != before:
-            return [_ids(tokenizer, text) for text in texts]
-        ends.append(len(before))
-    return [together[i:j] for i, j in zip(ends, [*ends[1:], len(together)], strict=True)]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the beginning-of-text token, where the model's texts begin with it."""
-    first: list[int] = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
+def _size_of(encoded: Iterable[Mapping[str, list[Any]]]) -> tuple[int, int, int]:
+    """Return the most prompt tokens, answers, and answer tokens of some rows."""
+    prompts = [prompt for part in encoded for prompt in part["prompt"]]
+    answers = [answers for part in encoded for answers in part["answers"]]
+    longest = max(len(ids) for row in answers for ids in row)
+    return max(map(len, prompts)), max(map(len, answers)), longest
 
 
 def _samples(
-    encoded: dict[str, list[Any]], size: tuple[int, int, int], score: Literal["sum", "mean"]
+    encoded: Mapping[str, list[Any]], size: tuple[int, int, int], score: Literal["sum", "mean"]
 ) -> Samples:
-    """Pad the tokens of some rows to a size (prompt tokens, answers, answer tokens), sort them by
-    length.
-    """
+    """Pad the tokens of some rows to a size (prompt tokens, answers, answer tokens)."""
     n, (width, *answers_size) = len(encoded["label"]), size
     samples = {
         "input_ids": torch.zeros(n, width, dtype=torch.long),
@@ -347,8 +236,12 @@ def _samples(
             samples["labels_weights"][row, column, : len(ids)] = (
                 counts if score == "sum" else counts / counts.sum()
             )
+    return samples
+
+
+def _by_length(samples: Samples) -> Samples:
+    """Sort samples by length, so that a batch has little padding; training shuffles anyway."""
     lengths = samples["attention_mask"].sum(1) + samples["labels_mask"].sum(2).amax(1)
-    # By length, so that a batch of them has little padding; training shuffles anyway.
     return take(samples, lengths.argsort(stable=True))
 
 
@@ -400,3 +293,21 @@ def answer_scores(log_probs: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted log-likelihood of each answer, (n, k); −∞ where there is no answer."""
     scores = (log_probs * weights).sum(2)
     return scores.masked_fill(~(weights > 0).any(2), -torch.inf)
+
+
+def chosen_option(options: Sequence[str], scores: Tensor) -> Prediction:
+    """Return what is said of a question: its best option, and the scores of all.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Of the options, and −∞ behind them, shape (k,).
+    """
+    scores = scores[: len(options)].double()
+    number = int(scores.argmax())
+    return {
+        "option": options[number],
+        "number": number,
+        "scores": rounded(scores),
+        "probabilities": rounded(scores.softmax(0)),
+    }

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from potara_flwr.data.clients import ClientRows, shared_classes
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.base import ClientData, LogitsTask, Samples, split_client
+from potara_flwr.tasks.base import (
+    ClientData,
+    Inputs,
+    LogitsTask,
+    Model,
+    Prediction,
+    Samples,
+    rounded,
+    split_client,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -38,6 +47,19 @@ class Classification(LogitsTask):
     def correct(self, logits: Tensor, samples: Samples) -> Tensor:
         """Return 1.0 for each sample whose most likely class is its label, shape (n,)."""
         return (logits.argmax(-1) == samples["labels"]).float()
+
+    def predict(self, model: Model, inputs: Inputs) -> list[Prediction]:
+        """Return the most likely class of each row, and the probabilities of all, by name."""
+        logits = model(self.collate(inputs.samples))
+        return [
+            {
+                "label": self.classes[number],
+                "probabilities": dict(zip(self.classes, rounded(of_row), strict=True)),
+            }
+            for number, of_row in zip(
+                logits.argmax(-1).tolist(), logits.double().softmax(-1), strict=True
+            )
+        ]
 
 
 def client_data(

@@ -17,13 +17,20 @@ from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.account import SourceRows
+from potara_flwr.data.clients import content_rows, source_of
 from potara_flwr.data.partition import partition
 from potara_flwr.models.base_models import load_image_classifier
 from potara_flwr.models.pretrained import load_config
 from potara_flwr.settings.groups import DataSettings
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.base import ClientData, split_client, take
+from potara_flwr.tasks.base import ClientData, Inputs, split_client, take
 from potara_flwr.tasks.classification import Classification
+from potara_flwr.tasks.image_classification import (
+    POSITION,
+    UnreadableError,
+    read_image,
+    stored_images,
+)
 from potara_flwr.tasks.usage import Usage
 
 NUM_PRETRAINING = 2000
@@ -95,6 +102,9 @@ class Digits(Classification):
             )
         return load_image_classifier(self.settings, len(DIGITS))
 
+    def processor(self) -> None:
+        """Return None: pixels are normalized here, see :meth:`usage`."""
+
     def usage(self) -> Usage:
         """Return how digits are classified."""
         return Usage(
@@ -135,3 +145,27 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
                 no_client=max(0, images_for_clients - held),
             ),
         )
+
+    def load_inputs(self) -> Inputs:
+        """Load all images of ``data.path``, of 28 × 28 pixels, ink bright, turned as the client's
+        are, normalized, shape (n, 1, 28, 28).
+        """
+        source = source_of(self.settings.data, 0, "image")
+        ((setting, column),) = source.contents
+        positions = torch.arange(len(rows := content_rows(source)))
+        rows, _ = stored_images(rows, positions, source)
+        pixels = torch.empty(len(rows), 1, 28, 28)
+        for row in rows:
+            where = f"{setting}: {source.where}, column {column!r}"
+            try:
+                image = read_image(row[column], "L", row[POSITION])
+            except UnreadableError as error:
+                raise SettingsError(f"{where}: {error}") from None
+            if image.size != (28, 28):
+                raise SettingsError(
+                    f"{where}: row {row[POSITION]} has {image.width} × {image.height} pixels; "
+                    "task.name=digits takes 28 × 28"
+                )
+            pixels[row[POSITION], 0] = torch.from_numpy(np.asarray(image, dtype=np.float32))
+        samples = {"pixel_values": (pixels / 255 - MEAN) / STD}
+        return Inputs({**samples, "labels": torch.zeros_like(positions)})

@@ -16,16 +16,17 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor, nn
+from transformers import BaseImageProcessor
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.lazy import lazy
 from potara_flwr.data import pixels
-from potara_flwr.data.clients import Source, client_rows
+from potara_flwr.data.clients import Source, client_rows, content_rows, source_of
 from potara_flwr.data.pixels import eight_bits
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.models.base_models import load_image_classifier
 from potara_flwr.models.pretrained import find_model, load_config, load_image_processor
-from potara_flwr.tasks.base import ClientData, Samples
+from potara_flwr.tasks.base import ClientData, Inputs, Samples
 from potara_flwr.tasks.classification import Classification, client_data
 from potara_flwr.tasks.usage import Usage
 
@@ -62,6 +63,10 @@ class ImageClassification(Classification):
         """Load the model, with a head of as many classes as the data has."""
         return load_image_classifier(self.settings, len(self.classes))
 
+    def processor(self) -> BaseImageProcessor:
+        """Return the model's image processor."""
+        return load_image_processor(self.settings.task.model)
+
     def usage(self) -> Usage:
         """Return how images are classified."""
         name = self.settings.task.model
@@ -88,10 +93,19 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         def prepare(
             rows: datasets.Dataset, positions: Tensor, labels: Tensor
         ) -> tuple[Samples, int]:
-            images = image_samples(rows, positions, held.source, self.settings.task.model, client)
+            model, who = self.settings.task.model, f"client {client}"
+            images = image_samples(rows, positions, held.source, model, who)
             return {**images, "labels": labels}, 0
 
         return client_data(self.settings, client, held, prepare)
+
+    def load_inputs(self) -> Inputs:
+        """Load all images of ``data.path``, as :meth:`load_client` does those of a client."""
+        source = source_of(self.settings.data, 0, self.content)
+        rows = content_rows(source)
+        positions = torch.arange(len(rows))
+        samples = image_samples(rows, positions, source, self.settings.task.model)
+        return Inputs({**samples, "labels": torch.zeros_like(positions)})
 
     def collate(self, samples: Samples) -> Samples:
         """Scale and normalize the images: pixel · gain − offset, 0 in what pads patches."""
@@ -107,10 +121,40 @@ def image_mode(model: str) -> str:
     return "L" if getattr(load_config(model), "num_channels", 3) == 1 else "RGB"
 
 
+def stored_images(
+    rows: datasets.Dataset, positions: Tensor, source: Source
+) -> tuple[datasets.Dataset, list[tuple[int, int] | None]]:
+    """Return images as they are stored, undecoded, with the column :data:`POSITION`; of those that
+    are files named by a table, also their states.
+
+    Raises
+    ------
+    SettingsError
+        The column holds no images; names source and column.
+    """
+    ((setting, column),) = source.contents
+    states: list[tuple[int, int] | None] = []
+    if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):
+        paths = [source.beside(name) for name in rows[column]]
+        states = [_state(name) for name in paths]
+        if paths != rows[column][:]:
+            rows = rows.rename_column(column, AS_NAMED).add_column(column, paths)
+        rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
+    if not isinstance(rows.features[column], datasets.Image):
+        raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")
+    rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows.add_column(POSITION, positions.tolist()), states
+
+
 def image_samples(
-    rows: datasets.Dataset, positions: Tensor, source: Source, model: str, client: int
+    rows: datasets.Dataset, positions: Tensor, source: Source, model: str, who: str = ""
 ) -> Samples:
     """Bring images to the size of the model.
+
+    Parameters
+    ----------
+    who : str
+        Whose they are, for error messages: a client, or, by default, whoever has the source.
 
     Returns
     -------
@@ -128,18 +172,8 @@ def image_samples(
     ((setting, column),) = source.contents
     processor = load_image_processor(model)
     mode = image_mode(model)
-    states: list[tuple[int, int] | None] = []
     version = inspect.getsource(pixels)
-    if getattr(rows.features[column], "dtype", "") in ("string", "large_string"):
-        paths = [source.beside(name) for name in rows[column]]
-        states = [_state(name) for name in paths]
-        if paths != rows[column][:]:
-            rows = rows.rename_column(column, AS_NAMED).add_column(column, paths)
-        rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
-    if not isinstance(rows.features[column], datasets.Image):
-        raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")
-    rows = rows.cast_column(column, datasets.Image(decode=False))
-    rows = rows.add_column(POSITION, positions.tolist())
+    rows, states = stored_images(rows, positions, source)
 
     def resized(columns: Columns) -> Columns:
         images = [
@@ -161,8 +195,9 @@ def image_samples(
             rows, resized, column, mode, processor.to_json_string(), states, version
         )
     except UnreadableError as error:
+        of_whom = f", of {who}" if who else ""
         raise SettingsError(
-            f"{setting}: {source.where}, column {column!r}, of client {client}: {error}"
+            f"{setting}: {source.where}, column {column!r}{of_whom}: {error}"
         ) from None
     shapes = {tuple(shape) for shape in prepared["shape"][:]}
     if len(shapes) > 1:

@@ -13,17 +13,26 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.questions import may_be_instructions
 from potara_flwr.models.padding import PaddingSide
 from potara_flwr.models.pretrained import tokenizer_of
-from potara_flwr.tasks.base import Batch, ClientData, Model, Samples, take
+from potara_flwr.tasks.base import (
+    Batch,
+    ClientData,
+    Inputs,
+    Model,
+    Prediction,
+    Samples,
+    take,
+)
 from potara_flwr.tasks.causal import (
     CausalTask,
     answer_scores,
     batch_of,
-    first_tokens,
+    chosen_option,
     load_client,
+    load_inputs,
     prompts_of,
-    template_of,
 )
 from potara_flwr.tasks.chat import PLAIN_TEMPLATE, stop_tokens
+from potara_flwr.tasks.encoding import first_tokens, template_of
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.text_metrics import METRICS
 from potara_flwr.tasks.usage import Usage, tokenizer_code
@@ -99,13 +108,23 @@ class Instruction(CausalTask):
         SettingsError
             Also where the tokenizer has no end-of-text token to end an answer with.
         """
-        task = self.settings.task
-        if tokenizer_of(task.model)[0].eos_token_id is None:
+        self._check_end()
+        score = self.settings.task.option_score
+        return load_client(self.settings, client, instruct=True, score=score)
+
+    def load_inputs(self) -> Inputs:
+        """Load questions without answers, see :func:`~potara_flwr.tasks.causal.load_inputs`."""
+        self._check_end()
+        return load_inputs(self.settings, instruct=True, score=self.settings.task.option_score)
+
+    def _check_end(self) -> None:
+        """Check that there is a token to end an answer with."""
+        model = self.settings.task.model
+        if tokenizer_of(model)[0].eos_token_id is None:
             raise SettingsError(
-                f"task.model is {task.model!r}, whose tokenizer has no end-of-text token, "
+                f"task.model is {model!r}, whose tokenizer has no end-of-text token, "
                 "with which task.name=instruction ends an answer"
             )
-        return load_client(self.settings, client, instruct=True, score=task.option_score)
 
     def collate(self, samples: Samples) -> Batch:
         """Return one row a sample: the prompt with the answer that is trained."""
@@ -129,6 +148,22 @@ class Instruction(CausalTask):
                 losses[at], scores[at] = score(model, take(samples, at))
         return losses, scores
 
+    def predict(self, model: Model, inputs: Inputs) -> list[Prediction]:
+        """Return each question's most likely option, or the answer that the model writes."""
+        said: list[Prediction] = [{} for _ in inputs.options]
+        free = inputs.samples["labels_open"]
+        if free.any():
+            written = self._written(model, take(inputs.samples, free))
+            for row, text in zip(free.nonzero()[:, 0].tolist(), written, strict=True):
+                said[row] = {"answer": text}
+        if not free.all():
+            batch = batch_of(take(inputs.samples, ~free), self.most_columns)
+            log_probs = log_probabilities(model(batch), batch["labels_answers"])
+            scores = answer_scores(log_probs, batch["labels_weights"])
+            for row, of_row in zip((~free).nonzero()[:, 0].tolist(), scores, strict=True):
+                said[row] = chosen_option(inputs.options[row], of_row)
+        return said
+
     def _choose(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Score questions by whether the right option has the highest log-likelihood."""
         batch = batch_of(samples, self.most_columns)
@@ -139,36 +174,39 @@ class Instruction(CausalTask):
 
     def _write(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:
         """Score questions by the answers that the model writes."""
-        task = self.settings.task
-        tokenizer, _ = tokenizer_of(task.model)
+        metric = METRICS[self.settings.task.metric]
         batch = self.collate(samples)
         losses = self.losses(model(batch), batch)
+        scores = [
+            metric(text, [self._text(reply) for reply in row])
+            for text, row in zip(self._written(model, samples), _replies(samples), strict=True)
+        ]
+        return losses, losses.new_tensor(scores)
 
-        def text(ids: Tensor) -> str:
-            return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-        replies = [
-            [
-                ids[start:][real[start:]]
-                for ids, real in zip(answers, masks, strict=True)
-                if real.any()
-            ]
-            for answers, masks, start in zip(
-                samples["labels_answers"], samples["labels_mask"], samples["labels_reply"],
-                strict=True,
-            )
-        ]  # fmt: skip
+    def _written(self, model: Model, samples: Samples) -> list[str]:
+        """Return the last reply to each sample, as the model writes it."""
+        task = self.settings.task
+        tokenizer, _ = tokenizer_of(task.model)
         written = model.generate(
             _before_reply(samples),
             max_new_tokens=task.max_new_tokens,
             stop=stop_tokens(tokenizer, template_of(tokenizer, self.settings)),
         )
-        metric = METRICS[task.metric]
-        scores = [
-            metric(text(ids), [text(reply) for reply in row])
-            for ids, row in zip(written, replies, strict=True)
-        ]
-        return losses, losses.new_tensor(scores)
+        return [self._text(ids) for ids in written]
+
+    def _text(self, ids: Tensor) -> str:
+        tokenizer, _ = tokenizer_of(self.settings.task.model)
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def _replies(samples: Samples) -> list[list[Tensor]]:
+    """Return the token ids of every right last reply to each sample."""
+    return [
+        [ids[start:][real[start:]] for ids, real in zip(answers, masks, strict=True) if real.any()]
+        for answers, masks, start in zip(
+            samples["labels_answers"], samples["labels_mask"], samples["labels_reply"], strict=True
+        )
+    ]
 
 
 def _before_reply(samples: Samples) -> Batch:

@@ -10,8 +10,24 @@ from torch import Tensor, nn
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.pretrained import tokenizer_of
-from potara_flwr.tasks.base import Batch, ClientData, LogitsTask, Samples
-from potara_flwr.tasks.causal import CausalTask, answer_scores, batch_of, first_tokens, load_client
+from potara_flwr.tasks.base import (
+    Batch,
+    ClientData,
+    Inputs,
+    LogitsTask,
+    Model,
+    Prediction,
+    Samples,
+)
+from potara_flwr.tasks.causal import (
+    CausalTask,
+    answer_scores,
+    batch_of,
+    chosen_option,
+    load_client,
+    load_inputs,
+)
+from potara_flwr.tasks.encoding import first_tokens
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.usage import Usage, tokenizer_code
 
@@ -54,6 +70,25 @@ predicted = options[scores.argmax()]""",
                 "data.options-column, or run task.name=instruction"
             )
         return data
+
+    def load_inputs(self) -> Inputs:
+        """Load questions without answers, see :func:`~potara_flwr.tasks.causal.load_inputs`."""
+        inputs = load_inputs(self.settings, instruct=False, score=self.settings.task.option_score)
+        if inputs.samples["labels_open"].any():
+            raise SettingsError(
+                f"{self.settings.data.path} has no options to choose from; name their column with "
+                "data.options-column"
+            )
+        return inputs
+
+    def predict(self, model: Model, inputs: Inputs) -> list[Prediction]:
+        """Return the most likely option of each question, with the scores of all."""
+        batch = self.collate(inputs.samples)
+        scores = option_scores(model(batch), batch)
+        return [
+            chosen_option(options, of_row)
+            for options, of_row in zip(inputs.options, scores, strict=True)
+        ]
 
     def collate(self, samples: Samples) -> Batch:
         """Return one row for every question, its options side by side, where the model takes such

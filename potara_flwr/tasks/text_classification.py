@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.data.clients import Source, client_rows
+from potara_flwr.data.clients import Source, client_rows, content_rows, source_of
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.data.sources import listed
 from potara_flwr.models.base_models import load_text_classifier
-from potara_flwr.models.pretrained import check_length, check_tokens, tokenizer_of
+from potara_flwr.models.pretrained import (
+    check_length,
+    check_tokens,
+    load_tokenizer,
+    tokenizer_of,
+)
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.base import ClientData, Samples, by_length
+from potara_flwr.tasks.base import ClientData, Inputs, Samples, by_length
 from potara_flwr.tasks.classification import Classification, client_data
 from potara_flwr.tasks.usage import Usage, tokenizer_code
 
@@ -31,6 +37,10 @@ class TextClassification(Classification):
     def load_base_model(self) -> nn.Module:
         """Load the model, with a head of as many classes as the data has."""
         return load_text_classifier(self.settings, len(self.classes))
+
+    def processor(self) -> PreTrainedTokenizerBase:
+        """Return the model's tokenizer."""
+        return load_tokenizer(self.settings.task.model)
 
     def usage(self) -> Usage:
         """Return how texts are classified."""
@@ -62,10 +72,19 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         def prepare(
             rows: datasets.Dataset, positions: Tensor, labels: Tensor
         ) -> tuple[Samples, int]:
-            samples, cut = text_samples(rows, positions, held.source, self.settings, client)
+            who = f"client {client}"
+            samples, cut = text_samples(rows, positions, held.source, self.settings, who)
             return by_length({**samples, "labels": labels}), cut
 
         return client_data(self.settings, client, held, prepare)
+
+    def load_inputs(self) -> Inputs:
+        """Load all texts of ``data.path``, as :meth:`load_client` does those of a client."""
+        source = source_of(self.settings.data, 0, self.content)
+        rows = content_rows(source)
+        positions = torch.arange(len(rows))
+        samples, cut = text_samples(rows, positions, source, self.settings)
+        return Inputs({**samples, "labels": torch.zeros_like(positions)}, cut=cut)
 
     def collate(self, samples: Samples) -> Samples:
         """Cut the columns that are padding for every text of the batch; pad on the tokenizer's
@@ -98,16 +117,21 @@ def max_tokens(settings: Settings) -> int:
 
 
 def text_samples(
-    rows: datasets.Dataset, positions: Tensor, source: Source, settings: Settings, client: int
+    rows: datasets.Dataset, positions: Tensor, source: Source, settings: Settings, who: str = ""
 ) -> tuple[Samples, int]:
     """Tokenize texts, padded to the longest; also return how many are cut.
+
+    Parameters
+    ----------
+    who : str
+        Whose they are, for error messages: a client, or, by default, whoever has the source.
 
     Raises
     ------
     SettingsError
         A text is empty or no text, or longer than the model takes; names source, column and client.
     """
-    name = settings.task.model
+    name, of_whom = settings.task.model, f", of {who}," if who else ""
     tokenizer, version = tokenizer_of(name)
     columns = [column for _, column in source.contents]
     for setting, column in source.contents:
@@ -116,8 +140,8 @@ def text_samples(
                 raise SettingsError(f"{setting}: {source.where}, column {column!r} holds no texts")
             if not (text or "").strip():
                 raise SettingsError(
-                    f"{setting}: {source.where}, column {column!r}: row {position}, of client "
-                    f"{client}, is empty; remove it from the data"
+                    f"{setting}: {source.where}, column {column!r}: row {position}{of_whom} is "
+                    "empty; remove it from the data"
                 )
     most = max_tokens(settings)
 
@@ -142,10 +166,10 @@ def text_samples(
     samples: Samples = dict(tokenizer.pad(tokens, padding=True, return_tensors="pt"))
     for at in (samples["attention_mask"].sum(1) == 0).nonzero()[:1]:
         raise SettingsError(
-            f"{setting}: {source.where}, column {column!r}: row {int(positions[at])}, of client "
-            f"{client}, has no token of task.model {name!r}; remove it from the data, or mend the "
+            f"{setting}: {source.where}, column {column!r}: row {int(positions[at])}{of_whom} "
+            f"has no token of task.model {name!r}; remove it from the data, or mend the "
             "tokenizer"
         )
-    check_length(name, samples["input_ids"].shape[1], f"client {client}")
-    check_tokens(name, samples["input_ids"], f"client {client}")
+    check_length(name, samples["input_ids"].shape[1], who or source.where)
+    check_tokens(name, samples["input_ids"], who or source.where)
     return samples, cut

@@ -283,13 +283,18 @@ BAD = {
     "other size": ({}, "run task.model=vit", "for images of 16 pixels and 3 channels, but"),
     # Earlier runs and adapters
     "no adapter": (
-        {}, "personalize --federated f --client 0 --out o", "run.json cannot be read (No such file",
+        {"f/x": ""}, "personalize --federated f --client 0 --out o",
+        "run.json cannot be read (No such file",
+    ),
+    "no folder of an adapter": (
+        {}, "personalize --federated f --client 0 --out o", "there is no folder",
     ),
     "broken run": (
         {"f/run.json": "{"}, "personalize --federated f --client 0 --out o", "is damaged",
     ),
     "other adapter": (
-        {"f/run.json": json.dumps({"config": {}, "sha256": "0", "classes": []}),
+        {"f/run.json": json.dumps({"config": {}, "sha256": "0", "classes": [], "client": None,
+                                   "adapter": "federated"}),
          "f/adapter_model.safetensors": "x"},
         "personalize --federated f --client 0 --out o",
         "is not the adapter that the run saved: its SHA-256 is",

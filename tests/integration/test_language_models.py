@@ -17,7 +17,7 @@ from potara_flwr.in_process import run_in_process
 from potara_flwr.results.saving import ADAPTER_FILE
 from potara_flwr.run_config import from_flat
 from potara_flwr.running.composition import compose_settings
-from potara_flwr.tasks import causal
+from potara_flwr.tasks import encoding
 from potara_flwr.tasks.workbench import Workbench, workbench
 
 pytestmark = pytest.mark.integration
@@ -158,7 +158,7 @@ def test_equal_seeds_give_equal_numbers_and_tokens_come_from_the_cache(
 ):
     _, _, first = runs["flan-llama"]
     workbench(from_flat({}))  # forgets what the first run has loaded
-    monkeypatch.setattr(causal, "ids_of_parts", None)  # tokenizing anew would call it
+    monkeypatch.setattr(encoding, "ids_of_parts", None)  # tokenizing anew would call it
     _, second = run("flan-llama-tiny", places | {"run.report": False}, tmp_path / "second")
 
     timings = ("seconds", "seconds_local_training", "seconds_weight")

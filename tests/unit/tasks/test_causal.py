@@ -27,7 +27,8 @@ from potara_flwr.models.pretrained import tokenizer_of
 from potara_flwr.models.runner import AdaptedModel
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.base import num_samples, take
-from potara_flwr.tasks.causal import ids_of_parts, prompts_of
+from potara_flwr.tasks.causal import prompts_of
+from potara_flwr.tasks.encoding import ids_of_parts
 from potara_flwr.tasks.multiple_choice import option_scores
 from potara_flwr.tasks.shared_prompt import log_probabilities
 from potara_flwr.tasks.workbench import Workbench

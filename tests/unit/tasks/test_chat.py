@@ -8,12 +8,17 @@ import torch
 from tiny_llama import make_tiny_llama
 
 from potara_flwr.core.errors import SettingsError
-from potara_flwr.data.conversations import FORMATS, recognised
+from potara_flwr.data.conversations import (
+    ANSWER,
+    FORMATS,
+    recognised,
+    recognised_unanswered,
+)
 from potara_flwr.data.examples import RowError
 from potara_flwr.models.pretrained import load_tokenizer, tokenizer_of
 from potara_flwr.run_config import from_flat
-from potara_flwr.tasks.causal import ids_of_parts
 from potara_flwr.tasks.chat import PLAIN_TEMPLATE, parts_of, stop_tokens
+from potara_flwr.tasks.encoding import ids_of_parts
 from potara_flwr.tasks.workbench import Workbench
 
 CHATML = (
@@ -134,6 +139,47 @@ def test_formats_are_recognised_by_their_columns():
 
 def said(talk):
     return [(message.role, message.content, message.trained) for message in talk.messages]
+
+
+SAID = {"role": "user", "content": "Hello?"}
+ASKED = {
+    "messages": {"messages": [SAID]},
+    "conversations": {"conversations": [{"from": "human", "value": "Hello?"}]},
+    "completion": {"prompt": [SAID]},
+    "alpaca": {"instruction": "Hello?", "input": ""},
+    "dolly": {"instruction": "Hello?", "context": ""},
+}
+ANSWERED = {
+    "messages": {"messages": [SAID, {"role": "assistant", "content": "Yes."}]},
+    "conversations": {"conversations": [
+        *ASKED["conversations"]["conversations"], {"from": "gpt", "value": "Yes."},
+    ]},
+    "completion": {"prompt": [SAID], "completion": [{"role": "assistant", "content": "Yes."}]},
+    "alpaca": ASKED["alpaca"] | {"output": "Yes."},
+    "dolly": ASKED["dolly"] | {"response": "Yes."},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_what_is_asked_is_the_same_with_and_without_an_answer(name):
+    form = FORMATS[name]
+    asked, answered = (form.read(form.asking(rows[name])) for rows in (ASKED, ANSWERED))
+    assert asked == answered
+    *before, last = asked.messages
+    assert [message.content for message in before] == ["Hello?"]
+    assert (last.role, last.content, last.trained) == ("assistant", ANSWER, True)
+    assert recognised_unanswered(list(ASKED[name])) == name
+    assert not recognised(list(ASKED[name])) or name in ("messages", "conversations")
+
+
+def test_what_asks_nothing_is_still_refused_by_its_column():
+    form = FORMATS["messages"]
+    for talk, why in (([], "no list of messages"), ("Hello?", "no list"), ([3], "message 0 has")):
+        with pytest.raises(RowError) as refused:
+            form.read(form.asking({"messages": talk}))
+        assert refused.value.args[0] == "messages"
+        assert why in refused.value.args[1]
+    assert recognised_unanswered(["text", "label"]) == ""
 
 
 def test_sharegpt_has_other_words_for_the_same():
