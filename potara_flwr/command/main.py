@@ -20,6 +20,7 @@ from potara_flwr.command.credentials import credentials
 from potara_flwr.command.deploy import deploy
 from potara_flwr.command.doctor import doctor
 from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
+from potara_flwr.command.export import export
 from potara_flwr.command.merge import merge
 from potara_flwr.command.personalize import personalize
 from potara_flwr.command.predict import predict
@@ -45,8 +46,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SUBCOMMANDS = (
-    run, sweep, compare, deploy, credentials, personalize, merge, predict, report, doctor,
-    presets,
+    run, sweep, compare, deploy, credentials, personalize, merge, predict, export, report,
+    doctor, presets,
 )  # fmt: skip
 for subcommand in SUBCOMMANDS:
     app.command(cls=PlainCommand)(subcommand)

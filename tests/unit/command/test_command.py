@@ -166,7 +166,7 @@ def test_options_and_settings_may_stand_in_any_order(name, work, monkeypatch):
 
 def test_help_loads_nothing_that_is_slow():
     # Those with [required] options come last: it is escaped for rich, by Typer itself.
-    required = [["merge"], ["personalize"], ["predict"]]
+    required = [["export"], ["merge"], ["personalize"], ["predict"]]
     lines = [[], *([name] for name in SUBCOMMANDS if [name] not in required), *required]
     code = (
         "import sys\n"

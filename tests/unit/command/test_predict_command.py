@@ -1,4 +1,4 @@
-"""``potara predict``: how its words reach the function behind it."""
+"""``potara predict`` and ``potara export``: how their words reach the functions behind them."""
 
 from __future__ import annotations
 
@@ -84,3 +84,21 @@ def test_words_that_cannot_be_read_are_one_line(
     assert said in stream.err
     assert not predicted
     assert not stream.out
+
+
+def test_words_reach_the_export(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    calls = []
+    monkeypatch.setattr(
+        "potara_flwr.export.export_results",
+        lambda *places, **given: calls.append((places, given)) or ["client-0", "client-3"],
+    )
+    words = ["export", "run", "--out", "new"]
+    assert command.main([*words, "--format", "merged", "--clients", "0, 3"]) == 0
+    assert capsys.readouterr().out == f"exported to {tmp_path / 'new'}: client-0, client-3\n"
+    given = {"form": "merged", "clients": [0, 3], "base_name": "", "dtype": None, "model": ""}
+    assert calls == [((tmp_path / "run", tmp_path / "new"), given)]
+    assert command.main([*words, "--clients", "0,b"]) == 1
+    assert capsys.readouterr().err == "error: --clients is '0,b'; write their numbers: 0,3\n"
+    assert command.main([*words, "--format", "onnx"]) == 2
+    assert len(calls) == 1
