@@ -137,7 +137,8 @@ from transformers import {", ".join(sorted(imports))}
 
 ## How to publish it
 
-`hf upload USER/NAME {shlex.quote(folder)}`. Others then have what it has learned from its data.
+`hf upload USER/NAME {shlex.quote(folder)} --exclude run.json`, which names files of yours.
+Others then have what it has learned from its data.
 """
 
 
