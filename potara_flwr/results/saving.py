@@ -133,8 +133,9 @@ def save_merge(
 |---|---|---|
 {rows}
 """
-    classes = client.data.classes
-    save_with_card(target, adapter, client.model, client.settings, folder, card, classes)
+    classes, settings = client.data.classes, client.settings
+    save_with_card(target, adapter, client.model, settings, folder, card, classes, own.accuracy)
+    write_run(target, settings, classes, PERSONALIZED)
 
 
 def read_classes_file(folder: Path) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tiny_llama import make_tiny_llama
 from transformers import AutoModelForCausalLM
 
 from potara_flwr.in_process import run_in_process
-from potara_flwr.results.saving import ADAPTER_FILE
+from potara_flwr.results.run_file import ADAPTER_FILE
 from potara_flwr.run_config import from_flat
 from potara_flwr.running.composition import compose_settings
 from potara_flwr.tasks import encoding

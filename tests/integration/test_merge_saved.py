@@ -104,6 +104,9 @@ def test_two_adapters_of_peft_become_one_that_peft_loads(place, capsys):
     assert config["target_modules"] == ["query", "value"]
     assert config["base_model_name_or_path"] == str(place / "base")
     assert json.loads((out / "classes.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
+    words = ["--data", str(place / "data.jsonl"), "--out", str(place / "said.csv")]
+    assert main(["predict", "--adapter", str(out), *words]) == 0
+    assert len((place / "said.csv").read_text().splitlines()) == 1 + len(ROWS)
 
 
 def test_all_rows_as_test_rows_say_what_plain_peft_says(place):
