@@ -68,14 +68,12 @@ def potara(
     ] = False,
 ) -> None:
     """Personalized federated LoRA: run it, look at what came out, see what lacks.
-
     An error is one line; POTARA_TRACEBACK=1 shows where it was raised.
 
     \b
     Example:
       potara doctor
       potara run seed=3 federation.rounds=5
-      potara report results/2026-11-24_10-14-30
     """
 
 
