@@ -100,6 +100,8 @@ def _cure(error: Exception, settings: Settings) -> str:
         )
     if settings.model.dtype != "float32" and OTHER_TYPE.search(str(error)):
         return "its layers do not all compute with these weights; set model.dtype=float32"
+    if settings.data.image_size:
+        return "leave out data.image-size: not every model takes images of another size"
     if isinstance(error, AttributeError):
         return "name other modules in lora.target-modules, or choose another model"
     return "mend its folder (config.json, tokenizer, image processor) or choose another model"

@@ -7,10 +7,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -193,19 +193,50 @@ def _rules_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def load_image_processor(name: str) -> BaseImageProcessor:
+def load_image_processor(name: str, side: int = 0) -> BaseImageProcessor:
     """Load the image processor that belongs to a model, the one that needs no torchvision.
+
+    Parameters
+    ----------
+    side : int
+        Side in pixels of the squares that it is to make; 0 leaves it as it is.
 
     Raises
     ------
     SettingsError
-        The folder or hub id has none that can be read.
+        The folder or hub id has none that can be read, or one that makes no squares of pixels.
     """
     with readable(name, "image processor"):
-        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
-            find_model(name), backend="pil", **OWN_CODE
-        )
+        processor = _image_processor(name)
+        if not side:
+            return processor
+        sizes = squares(processor.to_dict(), side)
+        if not sizes:
+            raise SettingsError(
+                f"data.image-size is {side}, but the image processor of {name!r} makes no squares "
+                "of pixels; leave it out"
+            )
+        return _image_processor(name, **sizes)
+
+
+def _image_processor(name: str, **sizes: dict[str, int]) -> BaseImageProcessor:
+    processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(
+        find_model(name), backend="pil", **sizes, **OWN_CODE
+    )
     return processor
+
+
+def squares(told: Mapping[str, Any], side: int) -> dict[str, dict[str, int]]:
+    """Return the sizes with which an image processor makes squares of ``side`` pixels, by the
+    settings of its file: the image is resized to just what is cropped of it. Empty where it makes
+    no squares.
+    """
+    size, square = told.get("size") or {}, {"height": side, "width": side}
+    if not told.get("do_resize") or not {"shortest_edge", "height"} & size.keys():
+        return {}
+    crops = {"crop_size": square} if told.get("do_center_crop") else {}
+    shortest = "shortest_edge" in size and (crops or "crop_pct" in told)
+    return {"size": {"shortest_edge": side} if shortest else square, **crops}
 
 
 @contextmanager

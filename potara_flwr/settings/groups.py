@@ -138,6 +138,12 @@ class DataSettings(Group):
         "empty splits each client's samples",
     )
     image_column: str = Field("image", description="column of the images")
+    image_size: int = Field(
+        0,
+        ge=0,
+        description="side in pixels of the squares that images are made; 0 is as the model's image "
+        "processor says",
+    )
     text_column: str = Field(
         "text", description="column of the texts; `first+second` are pairs of texts"
     )

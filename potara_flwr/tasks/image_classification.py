@@ -25,7 +25,8 @@ from potara_flwr.data.clients import Source, client_rows, content_rows, source_o
 from potara_flwr.data.pixels import eight_bits
 from potara_flwr.data.prepared import Columns, prepare_rows
 from potara_flwr.models.base_models import load_image_classifier
-from potara_flwr.models.pretrained import find_model, load_config, load_image_processor
+from potara_flwr.models.pretrained import find_model, load_config, load_image_processor, squares
+from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Inputs, Samples
 from potara_flwr.tasks.classification import Classification, client_data
 from potara_flwr.tasks.usage import Usage
@@ -65,17 +66,19 @@ class ImageClassification(Classification):
 
     def processor(self) -> BaseImageProcessor:
         """Return the model's image processor."""
-        return load_image_processor(self.settings.task.model)
+        return load_image_processor(self.settings.task.model, self.settings.data.image_size)
 
     def usage(self) -> Usage:
         """Return how images are classified."""
         name = self.settings.task.model
-        told = load_image_processor(name).to_dict()
+        side = self.settings.data.image_size
+        told = load_image_processor(name, side).to_dict()
+        sizes = "".join(f", {what}={size}" for what, size in squares(told, side).items() if side)
         shown = ", ".join(f"{key} {told[key]}" for key in TOLD if told.get(key) is not None)
         return Usage(
             imports=("AutoImageProcessor",),
             loads=f"""processor = AutoImageProcessor.from_pretrained(
-    {find_model(name)!r}, backend="pil"
+    {find_model(name)!r}, backend="pil"{sizes}
 )""",
             inputs=f"`images`: a list of PIL images. The processor: {shown}.",
             runs=f"""inputs = processor(
@@ -93,8 +96,8 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         def prepare(
             rows: datasets.Dataset, positions: Tensor, labels: Tensor
         ) -> tuple[Samples, int]:
-            model, who = self.settings.task.model, f"client {client}"
-            images = image_samples(rows, positions, held.source, model, who)
+            who = f"client {client}"
+            images = image_samples(rows, positions, held.source, self.settings, who)
             return {**images, "labels": labels}, 0
 
         return client_data(self.settings, client, held, prepare)
@@ -104,7 +107,7 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         source = source_of(self.settings.data, 0, self.content)
         rows = content_rows(source)
         positions = torch.arange(len(rows))
-        samples = image_samples(rows, positions, source, self.settings.task.model)
+        samples = image_samples(rows, positions, source, self.settings)
         return Inputs({**samples, "labels": torch.zeros_like(positions)})
 
     def collate(self, samples: Samples) -> Samples:
@@ -147,7 +150,7 @@ def stored_images(
 
 
 def image_samples(
-    rows: datasets.Dataset, positions: Tensor, source: Source, model: str, who: str = ""
+    rows: datasets.Dataset, positions: Tensor, source: Source, settings: Settings, who: str = ""
 ) -> Samples:
     """Bring images to the size of the model.
 
@@ -170,7 +173,8 @@ def image_samples(
         The column holds no images, or one cannot be read; names source, column and client.
     """
     ((setting, column),) = source.contents
-    processor = load_image_processor(model)
+    model = settings.task.model
+    processor = load_image_processor(model, settings.data.image_size)
     mode = image_mode(model)
     version = inspect.getsource(pixels)
     rows, states = stored_images(rows, positions, source)

@@ -209,8 +209,8 @@ def check_use(names, settings, entry, labels, tolerance=1e-5):
     assert sum(right) / len(right) == pytest.approx(entry["personalized"]["accuracy"])
 
 
-@pytest.mark.parametrize("name", ["vit", "mobilevit"])
-def test_images(name, tmp_path):
+@pytest.mark.parametrize(("name", "side"), [("vit", 0), ("mobilevit", 0), ("mobilevit", 64)])
+def test_images(name, side, tmp_path):
     draws = np.random.default_rng(0)
     for number in range(60):
         pixels = draws.integers(0, 90, (20, 24, 3), dtype=np.uint8)
@@ -221,7 +221,7 @@ def test_images(name, tmp_path):
     settings = from_flat({
         **SMALL, "task.name": "image-classification", "data.path": str(tmp_path / "images"),
         "task.model": str(write_image_model(tmp_path / "model", name)), "method": "fedit_ft",
-        "run.results": str(tmp_path / "run"),
+        "data.image-size": side, "run.results": str(tmp_path / "run"),
     })  # fmt: skip
     results, bench, cards = check_cards(settings, run_in_process(settings))
     for entry in results["clients"]:
@@ -229,7 +229,7 @@ def test_images(name, tmp_path):
         names["images"] = [
             Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in test["pixel_values"]
         ]
-        assert names["images"][0].size == (SIDE, SIDE)
+        assert names["images"][0].size == (side or SIDE, side or SIDE)
         check_use(names, settings, entry, test["labels"])
 
 

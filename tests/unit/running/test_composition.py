@@ -113,7 +113,7 @@ ERRORS = [
     ("lora.rank=[1,2]", "lora.rank is [1, 2], but must be an integer ≥ 1"),
     ("lora.rank=null", "lora.rank is None"),
     ("experiment=papr", "there is no experiment=papr; did you mean "),
-    ("experiment=zzz", "there are cifar100-vit, "),
+    ("experiment=zzz", "there are cifar10-dinov2, "),
     ("task.model=${foo}", "foo"),
 ]
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import make_tiny_cifar, make_tiny_vit
-from transformers import Siglip2Config, Siglip2ForImageClassification
+from transformers import Siglip2Config, Siglip2ForImageClassification, ViTConfig
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from potara_flwr.client.preflight import preflight
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.data.sources import load_table
 from potara_flwr.models.lora import LoraModel
@@ -116,6 +119,35 @@ def test_patches_are_what_the_image_processor_gives(settings_of, cifar, tmp_path
 def _alone(model, task, samples, row):
     batch = task.collate(take(samples, slice(row, row + 1)))
     return model(model.initial, batch), batch
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        ViTImageProcessorPil(),
+        BitImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}),
+        ConvNextImageProcessorPil(),  # resizes by a share that it crops
+    ],
+    ids=lambda processor: type(processor).__name__,
+)
+def test_images_are_squares_of_the_side_in_the_settings(settings_of, processor, tmp_path):
+    ViTConfig(image_size=32).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    task = ImageClassification(
+        settings_of({"task.model": str(tmp_path), "data.image-size": 24, "data.num-clients": 1})
+    )
+    assert task.load_client(0).train["pixel_values"].shape[1:] == (3, 24, 24)
+
+
+def test_a_size_that_model_or_processor_does_not_take_is_one_clear_line(settings_of, tmp_path):
+    bench = Workbench(settings_of({"data.image-size": 24, "data.num-clients": 1}))
+    with pytest.raises(SettingsError, match=r"doesn't match model .*data\.image-size"):
+        preflight(bench, bench.client(0))
+    Siglip2ImageProcessorPil().save_pretrained(tmp_path)
+    ViTConfig().save_pretrained(tmp_path)
+    patches = {"task.model": str(tmp_path), "data.image-size": 24}
+    with pytest.raises(SettingsError, match="makes no squares of pixels; leave it out"):
+        ImageClassification(settings_of(patches)).load_client(0)
 
 
 def test_a_class_that_only_test_images_have_is_an_error(settings_of, cifar, tmp_path):
