@@ -43,6 +43,7 @@ def parser_of(name: str, text: str | None) -> argparse.ArgumentParser:
 def main(
     name: str,
     text: str | None,
+    add_options: Callable[[argparse.ArgumentParser], None],
     measure: Callable[[argparse.Namespace], None],
     arguments: Sequence[str] | None,
 ) -> int:
@@ -53,19 +54,17 @@ def main(
     ----------
     text : str, optional
         The program's help.
+    add_options : function
+        Adds the options that are the program's own.
     measure : function
-        Gets ``seeds`` and ``sentiment_seeds``, ``sentiment_data`` and ``sentiment_model`` (paths or
-        None), ``stored`` and ``results`` (folders), and the number of ``workers``.
+        Gets their values, ``stored`` and ``results`` (folders), and the number of ``workers``.
     arguments : sequence of str, optional
         The command line, if it is not that of this process.
     """
     folder = name.replace("_", "-")
     parser = parser_of(name, text)
     add = parser.add_argument
-    add("--seeds", type=int, default=5, help="seeds of digits, from 0 (default: 5)")
-    add("--sentiment-seeds", type=int, default=2, help="seeds of sentiment (default: 2)")
-    add("--sentiment-data", type=Path, metavar="FILE", help="sentiment data file")
-    add("--sentiment-model", type=Path, metavar="FOLDER", help="text encoder")
+    add_options(parser)
     add(
         "--stored",
         type=Path,
@@ -89,6 +88,13 @@ def main(
             measure(args)
 
     return exit_status(work)
+
+
+def add_materials(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the options that name the data file and the model folder of some data sets."""
+    for name in names:
+        parser.add_argument(f"--{name}-data", type=Path, metavar="FILE", help=f"data of {name}")
+        parser.add_argument(f"--{name}-model", type=Path, metavar="FOLDER", help="and its model")
 
 
 @contextmanager

@@ -3,12 +3,12 @@
     python -m simulations.merge_quality
     python -m simulations.merge_quality --sentiment-data sentiment4.parquet --sentiment-model model
 
-The measures of every family are stored in ``docs/research/data/merge-quality``, and the page, its
-figures and the README's table are written from them in seconds. What lacks there is made first: a
-family's adapters are trained once and kept in ``results/merge-quality`` (about twenty minutes a
-seed on two cores), and every rule and candidate is measured on them. A killed run goes on where it
-was. To make all of it anew, remove the stored measures. Sentiment needs a file of the data set
-(columns text, label, split, domain) and a text encoder's folder, named as the stored ones were.
+The measures of every family are stored in ``docs/research/data/merge-quality``, and the page and
+its figures are written from them in seconds. What lacks there is made first: a family's adapters
+are trained once and kept in ``results/merge-quality`` (about twenty minutes a seed on two cores),
+and every rule and candidate is measured on them. A killed run goes on where it was. To make all of
+it anew, remove the stored measures. Sentiment needs a file of the data set (columns text, label,
+split, domain) and a text encoder's folder, named as the stored ones were.
 """
 
 from __future__ import annotations
@@ -53,16 +53,23 @@ def measure(args: argparse.Namespace) -> None:
         for future in futures:
             print(f"{future.result()}: measured", flush=True)
 
-    from simulations.merge_quality.page import write_page, write_readme
+    from simulations.merge_quality.page import write_page
 
     cases = [case for family, file in files.items() for case in stored(family, file) or []]
     write_page(cases)
-    write_readme(cases)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are this program's own."""
+    add = parser.add_argument
+    add("--seeds", type=int, default=5, help="seeds of digits, from 0 (default: 5)")
+    add("--sentiment-seeds", type=int, default=2, help="seeds of sentiment (default: 2)")
+    measuring.add_materials(parser, "sentiment")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
-    return measuring.main("merge_quality", __doc__, measure, arguments)
+    return measuring.main("merge_quality", __doc__, add_options, measure, arguments)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,6 @@ def oracle_weight(case: dict[str, Any]) -> float:
     return max(range(len(grid)), key=lambda k: (grid[k]["accuracy"], -grid[k]["loss"])) / 10
 
 
-def points(rule: str) -> Callable[[dict[str, Any]], float]:
-    """Return what a rule or adapter reaches on a case, in points of accuracy."""
-    return lambda case: 100 * score(case, rule)
-
-
 def lead(rule: str, over: str) -> Callable[[dict[str, Any]], float]:
     """Return what a rule gains over another on a case, in points of accuracy."""
     return lambda case: 100 * (score(case, rule) - score(case, over))

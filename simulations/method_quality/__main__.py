@@ -1,13 +1,16 @@
-"""All methods by one protocol on digits and sentiment; writes docs/research/results.md.
+"""Methods by one protocol on the benchmarks of the suite; writes docs/research/results.md.
 
     python -m simulations.method_quality
-    python -m simulations.method_quality --sentiment-data sentiment4.parquet --sentiment-model model
+    python -m simulations.method_quality --cifar10-data cifar10.parquet --cifar10-model dinov2-small
+    python -m simulations.method_quality --only digits-shared digits-conflicting
 
-What is needed of every run is kept in ``docs/research/data/method-quality``, and the page and its
-figures are written from that in seconds. What lacks there is run first, each run as a sweep would
-make it (about a minute of a core for digits, four for sentiment), in ``results/method-quality``. A
-killed program goes on where it was. Sentiment needs a file of the data set (columns text, label,
-split, domain) and a text encoder's folder, named as the stored ones were.
+What is needed of every run is kept in ``docs/research/data/method-quality``, and the page, its
+figures and README's table are written from that in seconds. What lacks there is run first, each
+run as a sweep would make it (about a minute of a core for digits, four for sentiment, eight for
+CIFAR-10 on DINOv2), in ``results/method-quality``. A killed program goes on where it was.
+Benchmarks that are not embedded need a file of their data and a folder of their model, named as
+the stored ones were: ``cifar10.parquet`` (columns image, label) and ``dinov2-small``;
+``sentiment4.parquet`` (text, label, split, domain) and ``model``.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields
 from pathlib import Path
 
 from potara_flwr.settings.schema import Settings
@@ -23,13 +27,11 @@ from potara_flwr.sweeps.jobs import Job, run_job
 from simulations import measuring
 from simulations.method_quality.stored import Store, compact
 from simulations.method_quality.studies import (
-    DIGITS,
-    SENTIMENT,
     TRANSPORT_BENCHMARK,
     TRANSPORT_SEEDS,
+    Materials,
     Run,
     benchmarks,
-    best_rates,
     contest,
     transports,
     tuning,
@@ -70,42 +72,57 @@ def words_of(run: Run) -> str:
     return f"{words}: {100 * accuracy:.1f} %"
 
 
-def compared(stores: Sequence[Store], seeds: int, sentiment_seeds: int) -> Iterator[
-    tuple[Store, Settings]
-]:  # fmt: skip
-    """Yield the runs that the page compares, at the learning rates that the stores tell."""
-    rates = {store.name: best_rates(store.benchmark, store.of_all()) for store in stores}
-    for seed in range(max(seeds, sentiment_seeds)):
-        for store in stores:
-            if seed < (sentiment_seeds if store.name == SENTIMENT else seeds):
-                for settings in contest(store.benchmark, seed, rates[store.name]):
-                    yield store, settings
+def compared(stores: Sequence[Store], seeds: int) -> Iterator[tuple[Store, Settings]]:
+    """Yield the runs that the page compares, at the learning rates that the stores tell: those of
+    the first ``seeds`` seeds of every benchmark.
+    """
     for store in stores:
+        benchmark, rates = store.benchmark, store.rates()
+        for seed in benchmark.seeds[:seeds]:
+            yield from ((store, run) for run in contest(benchmark, seed, rates).values())
         if store.name == TRANSPORT_BENCHMARK:
             for seed in range(min(seeds, TRANSPORT_SEEDS)):
-                for settings in transports(store.benchmark, seed, rates[store.name]):
-                    yield store, settings
+                yield from ((store, run) for run in transports(benchmark, seed, rates))
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Make the runs that lack, and write the page."""
-    data, model = args.sentiment_data, args.sentiment_model
-    stores = [Store(one, args.stored) for one in benchmarks(data, model).values()]
-    able = [store for store in stores if store.name != SENTIMENT or (data and model)]
+    """Make the runs that lack, and write the pages."""
+    given = {field.name: getattr(args, field.name) for field in fields(Materials)}
+    stores = all_stores(args.stored, Materials(**given))
+    able = [
+        store
+        for store in stores
+        if store.benchmark.can_run and (not args.only or store.name in args.only)
+    ]
     with measuring.workers(args.workers) as pool:
         folder = args.results.absolute()
-        tuned = [store for store in able if store.name in DIGITS]
-        make_lacking(((s, run) for s in tuned for run in tuning(s.benchmark)), folder, pool)
-        make_lacking(compared(able, args.seeds, args.sentiment_seeds), folder, pool)
+        make_lacking(((s, run) for s in able for run in tuning(s.benchmark)), folder, pool)
+        make_lacking(compared(able, args.seeds), folder, pool)
 
-    from simulations.method_quality.page import write_page
+    from simulations.method_quality.page import write_page, write_readme
 
     write_page(stores)
+    write_readme(stores)
+
+
+def all_stores(folder: Path, materials: Materials) -> list[Store]:
+    """Return the store of every benchmark."""
+    return [Store(benchmark, folder) for benchmark in benchmarks(materials).values()]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are this program's own."""
+    names = list(benchmarks(Materials()))
+    add = parser.add_argument
+    add("--seeds", type=int, default=5, help="seeds of each benchmark (default: 5)")
+    words = f"benchmarks to run, of {', '.join(names)} (default: all)"
+    add("--only", nargs="+", choices=names, metavar="NAME", help=words)
+    measuring.add_materials(parser, "cifar10", "sentiment")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
-    return measuring.main("method_quality", __doc__, measure, arguments)
+    return measuring.main("method_quality", __doc__, add_options, measure, arguments)
 
 
 if __name__ == "__main__":

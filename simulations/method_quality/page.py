@@ -1,4 +1,4 @@
-"""docs/research/results.md and its figures, from the stored runs."""
+"""docs/research/results.md, its figures, and README's table, from the stored runs."""
 
 from __future__ import annotations
 
@@ -7,36 +7,58 @@ from pathlib import Path
 
 from potara_flwr.comparison.differences import Row
 from potara_flwr.comparison.drawings import accuracy_against_bytes
-from potara_flwr.methods import METHODS
 from potara_flwr.results.drawing import png_of
 from simulations.markdown import rendered
 from simulations.method_quality import tables
 from simulations.method_quality.stored import Store
-from simulations.method_quality.studies import TRANSPORT_BENCHMARK, TUNING_SEED
+from simulations.method_quality.studies import (
+    CIFAR10,
+    DIGITS,
+    REFERENCE,
+    SENTIMENT,
+    TRANSPORT_BENCHMARK,
+    TUNING_SEED,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "research" / "results.md"
+README = ROOT / "README.md"
 IMAGES = ROOT / "docs" / "research" / "images"
+START, END = "<!-- table:start -->", "<!-- table:end -->"
+README_TITLES = {
+    CIFAR10: "CIFAR-10, DINOv2",
+    DIGITS[0]: "digits, shared",
+    DIGITS[1]: "digits, conflicting",
+    SENTIMENT: "sentiment, MiniLM",
+}
 
 
 def draw(store: Store, rows: Sequence[Row]) -> None:
     """Draw the figure of a benchmark."""
     # In one order in all figures, so that a method has the same colour in each.
-    ordered = sorted(rows, key=lambda row: list(METHODS).index(str(row.group.settings["method"])))
+    entries = list(store.benchmark.entries)
+    ordered = sorted(rows, key=lambda row: entries.index(str(row.group.settings["method"])))
     file = IMAGES / f"results-{store.name}.png"
     file.write_bytes(png_of(accuracy_against_bytes(ordered)))
 
 
 def remark(store: Store, rows: Sequence[Row]) -> str:
     """Say what makes the numbers of a benchmark weaker than they look: how many seeds there are,
-    and how the learning rates were chosen.
+    how the learning rates were chosen, and what was not run.
     """
     if not rows:
-        return f"- {tables.TITLES[store.name]}: not run."
-    seeds = len(rows[0].group.runs)
-    rates = "one of a grid for each method" if tables.is_tuned(store) else "the preset's for all"
-    runs = f"{seeds} seeds" if seeds != 1 else "one seed, so there is no spread"
-    return f"- {tables.TITLES[store.name]}: {runs}; learning rate: {rates}."
+        return f"- {store.benchmark.title}: not run."
+    seeds, tuned = list(rows[0].group.runs), tables.tuned_entries(store)
+    runs = f"{len(seeds)} seeds" if len(seeds) != 1 else "one seed, so there is no spread"
+    rates = "the preset's for all"
+    if tuned:
+        rest = [e for e in store.benchmark.entries if e not in tuned]
+        rates = "one of a grid for each method"
+        rates += f", but the preset's for {', '.join(rest)}" if rest else ""
+    lacking = tables.not_run(store)
+    words = f"; not run: {', '.join(lacking)}" if lacking else ""
+    numbers = ", ".join(map(str, seeds))
+    return f"- {store.benchmark.title}: {runs} ({numbers}); learning rate: {rates}{words}."
 
 
 def write_page(stores: Sequence[Store]) -> None:
@@ -44,21 +66,30 @@ def write_page(stores: Sequence[Store]) -> None:
     transport = next(store for store in stores if store.name == TRANSPORT_BENCHMARK)
     transports = tables.transports_of(transport)
     methods = {store.name: tables.methods_of(store) for store in stores}
+    run = [store for store in stores if methods[store.name]]
     remarks = [remark(store, methods[store.name]) for store in stores]
     IMAGES.mkdir(exist_ok=True)
-    for store in stores:
-        if methods[store.name]:
-            draw(store, methods[store.name])
+    for store in run:
+        draw(store, methods[store.name])
     PAGE.write_text(
         rendered(
             Path(__file__).with_name("page.md.jinja"),
             tables=tables,
-            stores=stores,
+            run=run,
             methods=methods,
+            potara={store.name: tables.groups_of(store)[REFERENCE] for store in run},
             transport=transport,
             transports=transports,
-            tuned=[store for store in stores if tables.is_tuned(store)],
+            tuned=[store for store in stores if tables.tuned_entries(store)],
             remarks=remarks if transports else [*remarks, "- Transports: not run."],
             tuning_seed=TUNING_SEED,
         )
     )
+
+
+def write_readme(stores: Sequence[Store]) -> None:
+    """Put the table between README's marks."""
+    before, _, rest = README.read_text().partition(START)
+    after = rest.partition(END)[2]
+    table = tables.readme_table(stores, README_TITLES)
+    README.write_text(f"{before}{START}\n{table}\n{END}{after}")

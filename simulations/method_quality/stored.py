@@ -12,9 +12,11 @@ from potara_flwr.core.storage import write_whole
 from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.schema import Settings
 from simulations.measuring import differing
-from simulations.method_quality.studies import Benchmark, Run
+from simulations.method_quality.studies import Benchmark, Run, accuracy, best_rates, tuning_run
 
-OF_CLIENT = ("client", "num_test", "optimizer_steps", "personalized", "accuracy", "seconds")
+OF_CLIENT = (
+    "client", "num_test", "optimizer_steps", "personalized", "accuracy", "weights", "seconds"
+)  # fmt: skip
 
 
 def compact(results: dict[str, Any], settings: Settings) -> Run:
@@ -27,7 +29,10 @@ def compact(results: dict[str, Any], settings: Settings) -> Run:
         "communication": {
             name: results["communication"][name] for name in ("bytes_up", "bytes_down")
         },
-        "clients": [{name: client[name] for name in OF_CLIENT} for client in results["clients"]],
+        "clients": [
+            {name: client[name] for name in OF_CLIENT if name in client}
+            for client in results["clients"]
+        ],
         "summary": {name: results["summary"][name] for name in ("optimizer_steps", "mean")},
         "seconds": results["seconds"],
     }
@@ -69,9 +74,23 @@ class Store:
         configs = [portable(settings).computed() for settings in wanted]
         return [run for config in configs for run in self._runs if _same(run["config"], config)]
 
-    def of_all(self) -> list[Run]:
-        """Return all stored runs."""
-        return list(self._runs)
+    def one(self, wanted: Settings) -> Run | None:
+        """Return a stored run, None where it is not stored."""
+        return next(iter(self.of([wanted])), None)
+
+    def tuned(self) -> dict[tuple[str, float], float]:
+        """Return (entry, learning rate) → accuracy at the tuning seed, of what is stored."""
+        benchmark = self.benchmark
+        runs = {
+            (entry, rate): self.one(tuning_run(benchmark, entry, rate))
+            for entry in benchmark.entries
+            for rate in benchmark.rates
+        }
+        return {key: accuracy(run) for key, run in runs.items() if run is not None}
+
+    def rates(self) -> dict[str, float]:
+        """Return entry → its learning rate, by the tuning runs that are stored."""
+        return best_rates(self.benchmark, self.tuned())
 
 
 def _same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

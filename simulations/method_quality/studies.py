@@ -1,12 +1,13 @@
-"""The runs behind docs/research/results.md: every method on every benchmark, by one protocol.
+"""The runs behind docs/research/results.md: methods on every benchmark, by one protocol.
 
-A study is a benchmark with one or more settings that change from run to run. The learning rate of
-each method is the best of one grid, by test accuracy at a seed that no table reports.
+A benchmark is a federation; its entries are the methods that are compared on it, each at the
+learning rate that is best of one grid, by test accuracy at a seed that no table reports. Defaults
+were chosen on other seeds than those that tables report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 from potara_flwr.methods import METHODS
 from potara_flwr.run_config import from_flat
 from potara_flwr.running.composition import compose_settings
+from potara_flwr.settings.groups import Value
 from potara_flwr.settings.schema import Settings
 
 Run = dict[str, Any]
 """What is kept of a run's ``results.json``."""
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 100
 TRANSPORTS = ("float32", "float16", "bfloat16", "int8")
 TRANSPORT_METHODS = ("potara", "fedit")
@@ -27,7 +28,44 @@ TRANSPORT_BENCHMARK = "digits-shared"
 TRANSPORT_SEEDS = 5
 DIGITS = ("digits-shared", "digits-conflicting")
 SENTIMENT = "sentiment"
-SENTIMENT_CLIENTS = 8
+CIFAR10 = "cifar10-dinov2"
+"""The main benchmark."""
+PAPER = "potara, as the paper"
+"""Potara with the paper's own choices, of which its rule for λ is one."""
+SETTINGS_OF: dict[str, dict[str, Value]] = {
+    PAPER: {
+        "method": "potara",
+        "local.start": "cold",
+        "local.refit-share": 0.0,
+        "calibration.source": "training",
+        "calibration.damping": 1e-8,
+        "merge.rule": "variance-trace",
+        "merge.fallback": False,
+    }
+}
+"""Entry → its settings, of those that are not a method at its defaults."""
+REFERENCE = "potara"
+BASELINE = "fedit_ft"
+"""The method that Potara has to beat: as many bytes, as many steps, all samples, no merge."""
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The files of the benchmarks that are not embedded. Without them stored runs are found, but
+    none can be made.
+    """
+
+    sentiment_data: Path | None = None
+    sentiment_model: Path | None = None
+    cifar10_data: Path | None = None
+    cifar10_model: Path | None = None
+
+    def of(self, benchmark: str) -> tuple[Path | None, Path | None]:
+        """Return data and model of a benchmark."""
+        return {
+            SENTIMENT: (self.sentiment_data, self.sentiment_model),
+            CIFAR10: (self.cifar10_data, self.cifar10_model),
+        }[benchmark]
 
 
 @dataclass(frozen=True)
@@ -35,77 +73,117 @@ class Benchmark:
     """One federation, but for method, seed and what else a study changes."""
 
     name: str
+    title: str
     settings: Settings
+    entries: tuple[str, ...] = tuple(METHODS)
+    """What is compared: methods, and variants of them (:data:`SETTINGS_OF`)."""
+    rates: tuple[float, ...] = ()
+    """Grid of learning rates; without one all entries have the preset's."""
+    seeds: tuple[int, ...] = tuple(range(5))
+    """The seeds that tables report, in the order in which they are run."""
+    can_run: bool = True
+    """Whether data and model are at hand."""
 
-    def run(self, method: str, seed: int, rate: float, transport: str = "float32") -> Settings:
-        """Return the settings of one run."""
-        return from_flat(
-            self.settings.to_flat()
-            | {
-                "method": method,
-                "seed": seed,
-                "train.learning-rate": rate,
-                "federation.transport": transport,
-            }
-        )
+    def run(
+        self, entry: str, seed: int, rate: float, more: Mapping[str, Value] | None = None
+    ) -> Settings:
+        """Return the settings of one run, some of them by their flat names in ``more``."""
+        chosen: dict[str, Value] = {"seed": seed, "train.learning-rate": rate}
+        chosen |= {"federation.transport": "float32"}
+        chosen |= SETTINGS_OF.get(entry, {"method": entry})
+        return from_flat({**self.settings.to_flat(), **chosen, **(more or {})})
 
 
-def benchmarks(data: Path | None, model: Path | None) -> dict[str, Benchmark]:
-    """Return every benchmark by its name. ``data`` and ``model`` are those of sentiment; without
-    them its stored runs are found, but none can be made.
-    """
-    words = {
-        name: ["experiment=digits", f"data.shift={name.removeprefix('digits-')}"] for name in DIGITS
-    }
-    words[SENTIMENT] = [
-        "experiment=sentiment",
-        f"data.num-clients={SENTIMENT_CLIENTS}",
-        "data.shift=conflicting",  # of digits alone: texts have none
-        f"data.path='{data or 'sentiment4.parquet'}'",
-        f"task.model='{model or 'model'}'",
-    ]
+def benchmarks(materials: Materials) -> dict[str, Benchmark]:
+    """Return every benchmark by its name, the main one first."""
     # Scoring the federated adapter after every round changes no result, and costs bytes and time.
     quiet = "federation.fraction-evaluate=0.0"
-    return {
-        name: Benchmark(name, compose_settings([*given, quiet])) for name, given in words.items()
-    }
+    data, model = materials.of(CIFAR10)
+    found = [
+        Benchmark(
+            CIFAR10,
+            "CIFAR-10 on DINOv2 ViT-S: 8 clients, Dirichlet 0.3",
+            compose_settings(
+                ["experiment=cifar10-dinov2", "data.image-column=image", quiet,
+                 *_paths(data or "cifar10.parquet", model or "dinov2-small")]
+            ),
+            entries=("potara", "fedit_ft", "local", "fedit", "feddpa_f", PAPER),
+            rates=(1e-3, 3e-3, 1e-2),
+            seeds=(10, 11, 12, 13, 14),
+            can_run=bool(data and model),
+        ),
+    ]  # fmt: skip
+    default = Settings().data.shift
+    for name in DIGITS:
+        shift = name.removeprefix("digits-")
+        title = f"Digits, {shift} shift{' (the embedded default)' * (shift == default)}"
+        settings = compose_settings(["experiment=digits", f"data.shift={shift}", quiet])
+        found.append(Benchmark(name, title, settings, rates=(1e-3, 3e-3, 1e-2, 3e-2)))
+    data, model = materials.of(SENTIMENT)
+    words = ["experiment=sentiment", "data.num-clients=8", quiet]
+    words += ["data.shift=conflicting"]  # of digits alone: texts have none
+    words += _paths(data or "sentiment4.parquet", model or "model")
+    found.append(
+        Benchmark(
+            SENTIMENT,
+            "Sentiment: 8 clients, four domains, MiniLM",
+            compose_settings(words),
+            seeds=(0, 1),
+            can_run=bool(data and model),
+        )
+    )
+    return {benchmark.name: benchmark for benchmark in found}
+
+
+def _paths(data: Path | str, model: Path | str) -> list[str]:
+    """Return the words that name data and model."""
+    return [f"data.path='{data}'", f"task.model='{model}'"]
 
 
 def tuning(benchmark: Benchmark) -> Iterator[Settings]:
-    """Yield the runs that choose each method's learning rate."""
-    for method in METHODS:
-        for rate in LEARNING_RATES:
-            yield benchmark.run(method, TUNING_SEED, rate)
+    """Yield the runs that choose each entry's learning rate, by their accuracy alone."""
+    for rate in benchmark.rates:
+        for entry in benchmark.entries:
+            yield tuning_run(benchmark, entry, rate)
 
 
-def best_rates(benchmark: Benchmark, runs: Iterable[Run]) -> dict[str, float]:
-    """Return method → the learning rate with the best accuracy at the tuning seed; the benchmark's
-    own where the grid was not run.
+def tuning_run(benchmark: Benchmark, entry: str, rate: float) -> Settings:
+    """Return one of :func:`tuning`."""
+    quiet = {"merge.compare": False} if benchmark.name == CIFAR10 else None
+    return benchmark.run(entry, TUNING_SEED, rate, quiet)
+
+
+def best_rates(
+    benchmark: Benchmark, accuracies: Mapping[tuple[str, float], float]
+) -> dict[str, float]:
+    """Return entry → the learning rate with the best accuracy at the tuning seed.
+
+    Parameters
+    ----------
+    accuracies : Mapping
+        (entry, learning rate) → accuracy at the tuning seed. An entry whose grid is not complete
+        has the preset's rate.
     """
-    rates = {}
-    for method in METHODS:
+    best = dict.fromkeys(benchmark.entries, benchmark.settings.train.learning_rate)
+    for entry in benchmark.entries:
         scores = {
-            run["config"]["train"]["learning-rate"]: accuracy(run)
-            for run in runs
-            if run["method"] == method and run["config"]["seed"] == TUNING_SEED
+            rate: accuracies[entry, rate] for rate in benchmark.rates if (entry, rate) in accuracies
         }
-        complete = set(scores) == set(LEARNING_RATES)
-        own = benchmark.settings.train.learning_rate
-        rates[method] = max(scores, key=scores.__getitem__) if complete else own
-    return rates
+        if scores and len(scores) == len(benchmark.rates):
+            best[entry] = max(scores, key=scores.__getitem__)
+    return best
 
 
-def contest(benchmark: Benchmark, seed: int, rates: Mapping[str, float]) -> Iterator[Settings]:
-    """Yield the runs of one seed that are compared: every method."""
-    for method in METHODS:
-        yield benchmark.run(method, seed, rates[method])
+def contest(benchmark: Benchmark, seed: int, rates: Mapping[str, float]) -> dict[str, Settings]:
+    """Return entry → its run at one seed."""
+    return {entry: benchmark.run(entry, seed, rates[entry]) for entry in benchmark.entries}
 
 
 def transports(benchmark: Benchmark, seed: int, rates: Mapping[str, float]) -> Iterator[Settings]:
     """Yield the runs of one seed that tell what each transport costs in accuracy."""
     for method in TRANSPORT_METHODS:
         for transport in TRANSPORTS:
-            yield benchmark.run(method, seed, rates[method], transport)
+            yield benchmark.run(method, seed, rates[method], {"federation.transport": transport})
 
 
 def accuracy(run: Run) -> float:

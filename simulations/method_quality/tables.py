@@ -1,70 +1,83 @@
-"""The tables of docs/research/results.md, and what is said in words beside them."""
+"""The tables of docs/research/results.md and of README, and what is said in words beside them."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from potara_flwr.comparison.differences import Row, compare
+from potara_flwr.comparison.differences import Row, client_differences, compare
 from potara_flwr.comparison.runs import Group
 from potara_flwr.core.markdown import table
-from potara_flwr.core.statistics import spread
-from potara_flwr.methods import METHODS
-from potara_flwr.settings.schema import Settings
+from potara_flwr.core.statistics import Difference, difference, spread
+from potara_flwr.merging.rules import RULES
 from simulations.method_quality.stored import Store
 from simulations.method_quality.studies import (
-    LEARNING_RATES,
-    SENTIMENT,
-    SENTIMENT_CLIENTS,
+    BASELINE,
+    REFERENCE,
     TRANSPORT_METHODS,
+    TRANSPORT_SEEDS,
     TRANSPORTS,
     Run,
-    best_rates,
     contest,
     transports,
-    tuning,
 )
-
-REFERENCE = "potara"
-SEEDS = range(20)
-"""More than were ever run; the page has those that are stored."""
 
 LEAST_SEEDS = 3
 """Of fewer the standard error says next to nothing."""
+SINGLE = ("federated", "local")
+"""The adapters that are merged."""
+TIE = 1e-9
+"""Accuracies nearer to each other than this are equal."""
 
-DEFAULT_SHIFT = Settings().data.shift
-TITLES = {
-    **{
-        f"digits-{shift}": f"Digits, {shift} shift{' (the default)' * (shift == DEFAULT_SHIFT)}"
-        for shift in ("shared", "conflicting")
-    },
-    SENTIMENT: f"Sentiment: {SENTIMENT_CLIENTS} clients, four domains, MiniLM",
-}
+
+def groups_of(store: Store) -> dict[str, Group]:
+    """Return entry → its runs, of the seeds that every entry has that was run at all, so that all
+    rows of a table have the same seeds.
+    """
+    rates = store.rates()
+    runs: dict[str, dict[int, Run]] = {entry: {} for entry in store.benchmark.entries}
+    for seed in store.benchmark.seeds:
+        for entry, settings in contest(store.benchmark, seed, rates).items():
+            if (run := store.one(settings)) is not None:
+                runs[entry][seed] = run
+    done = {entry: found for entry, found in runs.items() if found}
+    whole = [seed for seed in store.benchmark.seeds if all(seed in f for f in done.values())]
+    return {
+        entry: Group({"method": entry}, {seed: found[seed] for seed in whole})
+        for entry, found in done.items()
+        if whole
+    }
 
 
 def methods_of(store: Store) -> list[Row]:
-    """Return a row for each method of a benchmark, the best first."""
-    rates = best_rates(store.benchmark, store.of_all())
-    wanted = [run for seed in SEEDS for run in contest(store.benchmark, seed, rates)]
-    runs = _of_whole_seeds(store.of(wanted), len(METHODS))
-    groups = _groups(runs, lambda run: {"method": run["method"]})
-    rows = compare(groups, [f"method={REFERENCE}"]) if groups else []
+    """Return a row for each entry of a benchmark that was run, the best first."""
+    groups = groups_of(store)
+    if REFERENCE not in groups:
+        return []
+    rows = compare(list(groups.values()), [f"method={REFERENCE}"])
     return sorted(rows, key=lambda row: -row.accuracy.mean)
+
+
+def not_run(store: Store) -> list[str]:
+    """Return the entries of a benchmark of which no table tells."""
+    groups = groups_of(store)
+    return [entry for entry in store.benchmark.entries if entry not in groups]
 
 
 def transports_of(store: Store) -> list[Row]:
     """Return a row for each method and transport, against float32."""
-    rates = best_rates(store.benchmark, store.of_all())
-    wanted = [run for seed in SEEDS for run in transports(store.benchmark, seed, rates)]
-    runs = _of_whole_seeds(store.of(wanted), len(TRANSPORT_METHODS) * len(TRANSPORTS))
-    groups = _groups(
-        runs,
-        lambda run: {
-            "method": run["method"],
-            "federation.transport": run["config"]["federation"]["transport"],
-        },
-    )
-    return compare(groups, ["federation.transport=float32"]) if groups else []
+    rates = store.rates()
+    groups: dict[tuple[str, str], Group] = {}
+    for seed in range(TRANSPORT_SEEDS):
+        runs = store.of(transports(store.benchmark, seed, rates))
+        if len(runs) == len(TRANSPORT_METHODS) * len(TRANSPORTS):
+            for run in runs:
+                key = (run["method"], run["config"]["federation"]["transport"])
+                names = ("method", "federation.transport")
+                group = groups.setdefault(key, Group(dict(zip(names, key, strict=True))))
+                group.runs[seed] = run
+    return compare(list(groups.values()), ["federation.transport=float32"]) if groups else []
 
 
 def methods_table(rows: Sequence[Row]) -> str:
@@ -83,7 +96,7 @@ def transports_table(rows: Sequence[Row]) -> str:
          "MB a client"],
         [
             [*map(str, row.group.settings.values()), row.accuracy.words(100), _gain(row),
-             str(len(row.group.runs)), _megabytes(row)]
+             str(len(row.group.runs)), f"{_megabytes(row.group):.2f}"]
             for row in rows
         ],
     )  # fmt: skip
@@ -91,29 +104,35 @@ def transports_table(rows: Sequence[Row]) -> str:
 
 def rates_table(store: Store) -> str:
     """Return the accuracy of every learning rate of the grid at the tuning seed."""
-    runs = {
-        (run["method"], run["config"]["train"]["learning-rate"]): run
-        for run in store.of(tuning(store.benchmark))
-    }
-    rates = best_rates(store.benchmark, runs.values())
+    found, best = store.tuned(), store.rates()
+    rates = store.benchmark.rates
     rows = []
-    for method in METHODS:
+    for entry in tuned_entries(store):
         cells = []
-        for rate in LEARNING_RATES:
-            run = runs[method, rate]
-            text = f"{100 * run['summary']['mean']['accuracy']['personalized']:.1f}"
-            cells.append(f"**{text}**" if rate == rates[method] else text)
-        rows.append([f"`{method}`", *cells])
-    return table(["`method`", *(f"{rate:g}" for rate in LEARNING_RATES)], rows)
+        for rate in rates:
+            text = f"{100 * found[entry, rate]:.1f}"
+            cells.append(f"**{text}**" if rate == best[entry] else text)
+        rows.append([f"`{entry}`", *cells])
+    return table(["`method`", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def tuned_entries(store: Store) -> list[str]:
+    """Return the entries whose whole grid was run."""
+    found, rates = store.tuned(), store.benchmark.rates
+    return [
+        entry
+        for entry in store.benchmark.entries
+        if rates and all((entry, rate) in found for rate in rates)
+    ]
 
 
 def at_the_ends(store: Store) -> str:
     """Say whose best learning rate is the lowest or the highest of the grid."""
-    rates = best_rates(store.benchmark, store.of_all())
+    best, rates = store.rates(), store.benchmark.rates
     found = [
-        f"{end} of the grid is best for {', '.join(methods)}"
-        for end, rate in (("the lowest", min(LEARNING_RATES)), ("the highest", max(LEARNING_RATES)))
-        if (methods := [method for method in METHODS if rates[method] == rate])
+        f"{end} of the grid is best for {', '.join(entries)}"
+        for end, rate in (("the lowest", min(rates)), ("the highest", max(rates)))
+        if (entries := [entry for entry in tuned_entries(store) if best[entry] == rate])
     ]
     if not found:
         return ""
@@ -149,34 +168,137 @@ def verdict(rows: Sequence[Row]) -> str:
     return words[0].upper() + words[1:] + "."
 
 
-def is_tuned(store: Store) -> bool:
-    """Say whether the whole grid was run."""
-    wanted = list(tuning(store.benchmark))
-    return len(store.of(wanted)) == len(wanted)
+def rules_table(group: Group) -> str:
+    """Return what the merges of every rule reach, along the same runs of Potara."""
+    clients = _clients(group)
+    names = [
+        name
+        for name in ("initial", *SINGLE, "personalized", *RULES, "oracle")
+        if all(name in client["accuracy"] for client in clients)
+    ]
+    rows = []
+    for name in names:
+        seeds = [
+            statistics.fmean(client["accuracy"][name] for client in _of_run(run))
+            for run in group.runs.values()
+        ]
+        merged = name not in ("initial", *SINGLE)
+        weights = [c["weights"][name] for c in clients if name in c.get("weights", {})]
+        rows.append(
+            [
+                f"`{name}`" if name in RULES else name,
+                spread(seeds).words(100),
+                f"{100 * _mean_regret(clients, name):.2f}",
+                f"{100 * _share(clients, name):.0f}" if merged else "–",
+                f"{statistics.fmean(weights):.2f}" if weights else "–",
+            ]
+        )
+    return table(
+        ["adapter or rule", "accuracy (%)", "regret (points)",
+         "no worse than the better single adapter (% of clients)", "mean λ"],
+        rows,
+    )  # fmt: skip
 
 
-def _groups(runs: Iterable[Run], settings_of: Callable[[Run], dict[str, str]]) -> list[Group]:
-    """Return runs grouped by some of their settings."""
-    groups: dict[tuple[str, ...], Group] = {}
-    for run in runs:
-        settings = settings_of(run)
-        group = groups.setdefault(tuple(settings.values()), Group(dict(settings)))
-        group.runs[run["config"]["seed"]] = run
-    return list(groups.values())
+def aims_table(stores: Sequence[Store]) -> str:
+    """Return what merging is worth on every benchmark."""
+    rows = []
+    for store in stores:
+        groups = groups_of(store)
+        if REFERENCE not in groups or BASELINE not in groups:
+            continue
+        ours, theirs = groups[REFERENCE], groups[BASELINE]
+        clients, gains = _clients(ours), client_differences(ours, theirs)
+        each = [gain for of_seed in gains.values() for gain in of_seed.values()]
+        over_grid = [
+            statistics.fmean(
+                c["accuracy"]["personalized"] - c["accuracy"]["grid"] for c in _of_run(run)
+            )
+            for run in ours.runs.values()
+        ]
+        rows.append(
+            [
+                store.benchmark.title,
+                str(len(ours.runs)),
+                _words(difference([statistics.fmean(c.values()) for c in gains.values()])),
+                f"{100 * statistics.fmean(gain >= -TIE for gain in each):.0f}",
+                f"{100 * _share(clients, 'personalized'):.0f}",
+                f"{100 * _mean_regret(clients, 'personalized'):.2f}",
+                _words(difference(over_grid)),
+            ]
+        )
+    return table(
+        ["benchmark", "seeds", "over FedIT + fine-tuning (points)",
+         "no worse than it (% of clients)",
+         "no worse than the better single adapter (% of clients)", "regret (points)",
+         "over a grid search for λ (points)"],
+        rows,
+    )  # fmt: skip
 
 
-def _of_whole_seeds(runs: Sequence[Run], expected: int) -> list[Run]:
-    """Return the runs of the seeds that are done: all rows of a table have the same seeds."""
-    counts: dict[int, int] = {}
-    for run in runs:
-        seed = run["config"]["seed"]
-        counts[seed] = counts.get(seed, 0) + 1
-    return [run for run in runs if counts[run["config"]["seed"]] == expected]
+def readme_table(stores: Sequence[Store], titles: Mapping[str, str]) -> str:
+    """Return methods × benchmarks: accuracy, mean ± standard deviation over seeds.
+
+    Parameters
+    ----------
+    titles : Mapping
+        Benchmark → the head of its column. The first one tells which methods are shown, and their
+        bytes.
+    """
+    groups = {store.name: groups_of(store) for store in stores if store.name in titles}
+    main = groups[next(iter(titles))]
+    order = sorted(main, key=lambda entry: -_accuracy(main[entry]))
+    rows = []
+    for entry in order:
+        cells = [
+            spread(_means(groups[name][entry])).words(100) if entry in groups[name] else "–"
+            for name in titles
+        ]
+        rows.append([f"`{entry}`", *cells, f"{_megabytes(main[entry]):.1f}"])
+    return table(["`method`", *titles.values(), "MB a client"], rows)
+
+
+def _clients(group: Group) -> list[dict[str, Any]]:
+    """Return what is kept of the clients of all runs."""
+    return [client for run in group.runs.values() for client in _of_run(run)]
+
+
+def _of_run(run: Run) -> list[dict[str, Any]]:
+    """Return what is kept of every client; ``accuracy`` has that of its own adapter too."""
+    return [
+        client
+        | {"accuracy": client["accuracy"] | {"personalized": client["personalized"]["accuracy"]}}
+        for client in run["clients"]
+    ]
+
+
+def _means(group: Group) -> list[float]:
+    return [run["summary"]["mean"]["accuracy"]["personalized"] for run in group.runs.values()]
+
+
+def _accuracy(group: Group) -> float:
+    return statistics.fmean(_means(group))
+
+
+def _mean_regret(clients: Iterable[dict[str, Any]], name: str) -> float:
+    return statistics.fmean(c["accuracy"]["oracle"] - c["accuracy"][name] for c in clients)
+
+
+def _share(clients: Iterable[dict[str, Any]], name: str) -> float:
+    """Return the share of clients with no less accuracy than their better single adapter."""
+    return statistics.fmean(
+        c["accuracy"][name] >= max(c["accuracy"][single] for single in SINGLE) - TIE
+        for c in clients
+    )
+
+
+def _words(found: Difference | None) -> str:
+    return found.words(100) if found is not None else "–"
 
 
 def _method_cells(row: Row) -> list[str]:
     runs = list(row.group.runs.values())
-    clients = [client for run in runs for client in run["clients"]]
+    clients = _clients(row.group)
     worst = [min(c["personalized"]["accuracy"] for c in run["clients"]) for run in runs]
     weight = [c["seconds"]["weight"] for c in clients if "weight" in c["seconds"]]
     return [
@@ -187,17 +309,18 @@ def _method_cells(row: Row) -> list[str]:
         str(len(runs)),
         f"{runs[0]['config']['train']['learning-rate']:g}",
         str(runs[0]["rounds"]),
-        _megabytes(row),
+        f"{_megabytes(row.group):.2f}",
         f"{row.steps.mean:.0f}" if row.steps else "–",
         f"{statistics.fmean(c['seconds']['training'] for c in clients):.1f}",
         f"{statistics.fmean(weight):.2f}" if weight else "–",
     ]
 
 
-def _megabytes(row: Row) -> str:
-    runs = list(row.group.runs.values())
-    each = [sum(run["communication"].values()) / len(run["clients"]) / 1e6 for run in runs]
-    return f"{spread(each).mean:.2f}"
+def _megabytes(group: Group) -> float:
+    return statistics.fmean(
+        sum(run["communication"].values()) / len(run["clients"]) / 1e6
+        for run in group.runs.values()
+    )
 
 
 def _gain(row: Row) -> str:

@@ -111,17 +111,13 @@ def test_what_is_stored_is_not_made_again_and_not_taken_for_another(family, tmp_
     assert measures.stored(one, file) is None
 
 
-def test_the_pages_are_what_the_stored_measures_give(tmp_path, monkeypatch):
-    text, readme = page.PAGE.read_text(), page.README.read_text()
-    copy = tmp_path / "README.md"
-    copy.write_text(readme)
+def test_the_page_is_what_the_stored_measures_give(tmp_path, monkeypatch):
+    text = page.PAGE.read_text()
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(page, "README", copy)
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
     monkeypatch.setattr(merge_quality, "make", None)
     assert merge_quality.main([]) == 0
     assert (tmp_path / "page.md").read_text() == text
-    assert copy.read_text() == readme
 
 
 def test_the_page_tells_of_every_rule_and_regime(family, tmp_path, monkeypatch):

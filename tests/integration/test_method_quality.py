@@ -3,53 +3,66 @@
 import json
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 
+from potara_flwr.merging.rules import RULES
 from potara_flwr.methods import METHODS
 from potara_flwr.run_config import from_flat
-from simulations.measuring import STORED
+from potara_flwr.running.composition import compose_settings
 from simulations.method_quality import __main__ as method_quality
 from simulations.method_quality import page
 from simulations.method_quality.stored import Store, compact
 from simulations.method_quality.studies import (
+    CIFAR10,
     DIGITS,
-    LEARNING_RATES,
+    PAPER,
     SENTIMENT,
+    TRANSPORT_METHODS,
     TRANSPORT_SEEDS,
     TRANSPORTS,
     TUNING_SEED,
     Benchmark,
+    Materials,
     benchmarks,
-    best_rates,
     contest,
     transports,
     tuning,
 )
+from simulations.method_quality.tables import readme_table
 
 pytestmark = pytest.mark.integration
 
-BEST = max(LEARNING_RATES)
-"""Learning rate of the best among the invented runs."""
+PLACES = [
+    Materials(**{name: Path(f"/{place}") / file for name, file in {
+        "sentiment_data": "s.parquet", "sentiment_model": "model",
+        "cifar10_data": "c.parquet", "cifar10_model": "dinov2-small",
+    }.items()})
+    for place in "ab"
+]  # fmt: skip
+"""Data and models, on two machines."""
 
 
 @pytest.fixture
 def stores(tmp_path):
     """Empty stores of the real benchmarks."""
-    return [Store(one, tmp_path / "stored") for one in benchmarks(None, None).values()]
+    return {one.name: Store(one, tmp_path / "stored") for one in benchmarks(PLACES[0]).values()}
 
 
 def invented(settings, draw):
-    """A run that never happened."""
-    best = 0.9 if settings.train.learning_rate == BEST else 0.5
+    """A run that never happened: the highest rate of any grid is the best."""
+    best = settings.train.learning_rate / 0.1 + 0.5
     shown = {"accuracy": best + draw.uniform(-0.01, 0.01), "loss": 1.0}
+    names = ("initial", "federated", "local", *RULES, "oracle")
     clients = [
         {
             "client": client,
             "num_test": 10,
             "optimizer_steps": 500,
             "personalized": shown,
-            "accuracy": {"initial": 0.1},
+            "accuracy": {name: 0.1 * at for at, name in enumerate(names)},
+            "weights": dict.fromkeys(RULES, 0.25),
             "seconds": {"training": 1.0},
         }
         for client in range(2)
@@ -70,7 +83,7 @@ def invented(settings, draw):
 
 
 def test_a_run_is_made_once_and_found_again_by_its_settings(tiny, tmp_path, monkeypatch):
-    benchmark = Benchmark("tiny", tiny({}))
+    benchmark = Benchmark("tiny", "Tiny", tiny({}))
     settings = benchmark.run("fedit_ft", seed=1, rate=3e-3)
     run = method_quality.make(settings, tmp_path / "results")
     monkeypatch.setattr(method_quality, "run_job", None)
@@ -86,7 +99,7 @@ def test_a_run_is_made_once_and_found_again_by_its_settings(tiny, tmp_path, monk
     older = json.loads(json.dumps(run))
     del older["config"]["calibration"]["batch-size"]
     again.add(older)
-    assert len(again.of_all()) == 1
+    assert again.of([settings]) == [older]
 
 
 def method_steps(settings):
@@ -94,77 +107,116 @@ def method_steps(settings):
     return settings.federation.rounds * settings.train.local_steps + settings.local.steps
 
 
-def test_a_path_of_another_machine_is_the_same_run():
-    here, there = (benchmarks(f"/{place}/s.parquet", f"/{place}/model") for place in "ab")
-    runs = [next(contest(one[SENTIMENT], 0, dict.fromkeys(METHODS, 1e-3))) for one in (here, there)]
-    kept = [invented(run, random.Random(0)) for run in runs]
-    assert kept[0]["config"] == kept[1]["config"]
+@pytest.mark.parametrize("name", [SENTIMENT, CIFAR10])
+def test_a_path_of_another_machine_is_the_same_run(name):
+    here, there, stored = (benchmarks(place)[name] for place in (*PLACES, Materials()))
+    assert here.can_run
+    assert not stored.can_run
+    kept = [
+        invented(one.run("potara", 0, 1e-3), random.Random(0))["config"] for one in (here, there)
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_potara_as_the_paper_has_the_settings_of_its_preset():
+    paper = compose_settings(["experiment=paper"]).to_flat()
+    ours = benchmarks(Materials())[CIFAR10].run(PAPER, 0, 1e-3).to_flat()
+    for name in ("method", "local.start", "local.refit-share", "calibration.source",
+                 "calibration.damping", "merge.rule", "merge.fallback"):  # fmt: skip
+        assert ours[name] == paper[name]
 
 
 def test_every_method_runs_at_its_best_rate_of_the_grid(stores):
-    digits = stores[0]
+    digits = stores[DIGITS[0]]
     draw = random.Random(0)
-    assert set(best_rates(digits.benchmark, []).values()) == {3e-3}
-    for settings in tuning(digits.benchmark):
+    assert set(digits.rates().values()) == {3e-3}
+    runs = list(tuning(digits.benchmark))
+    digits.add(invented(runs[-1], draw))
+    assert set(digits.rates().values()) == {3e-3}  # a grid that is not complete tells nothing
+    for settings in runs:
         digits.add(invented(settings, draw))
-    rates = best_rates(digits.benchmark, digits.of_all())
-    assert rates == dict.fromkeys(METHODS, BEST)
-    wanted = list(method_quality.compared(stores, seeds=2, sentiment_seeds=1))
-    of_digits = [settings for store, settings in wanted if store is digits]
-    assert {settings.train.learning_rate for settings in of_digits} == {BEST}
-    assert len(of_digits) == 2 * len(METHODS) + 2 * 2 * len(TRANSPORTS)
+    best = max(digits.benchmark.rates)
+    assert digits.rates() == dict.fromkeys(METHODS, best)
+    wanted = list(method_quality.compared([digits], seeds=2))
+    assert {settings.train.learning_rate for _, settings in wanted} == {best}
+    assert len(wanted) == 2 * len(METHODS) + 2 * len(TRANSPORT_METHODS) * len(TRANSPORTS)
 
 
 def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
     draw = random.Random(0)
-    page.write_page(stores)
+    page.write_page(list(stores.values()))
     text = page.PAGE.read_text()
     assert "##" not in text
     assert text.count("not run.") == len(stores) + 1
-    for store in stores:
-        if store.name in DIGITS:
-            for settings in tuning(store.benchmark):
-                store.add(invented(settings, draw))
-        rates = best_rates(store.benchmark, store.of_all())
-        for seed in range(2):
-            for settings in contest(store.benchmark, seed, rates):
-                store.add(invented(settings, draw))
-        store.add(invented(next(contest(store.benchmark, 2, rates)), draw))
-    rates = best_rates(stores[0].benchmark, stores[0].of_all())
+    gridded = [store for store in stores.values() if store.benchmark.rates]
+    for store in stores.values():
+        for settings in tuning(store.benchmark):
+            store.add(invented(settings, draw))
+        benchmark, rates = store.benchmark, store.rates()
+        for seed in benchmark.seeds[:2]:
+            for entry, settings in contest(benchmark, seed, rates).items():
+                if (store.name, entry) != (CIFAR10, PAPER):
+                    store.add(invented(settings, draw))
+        if len(benchmark.seeds) > 2:
+            store.add(invented(contest(benchmark, benchmark.seeds[2], rates)["potara"], draw))
+    digits = stores[DIGITS[0]]
     for seed in range(TRANSPORT_SEEDS):
-        for settings in transports(stores[0].benchmark, seed, rates):
-            stores[0].add(invented(settings, draw))
-    page.write_page(stores)
+        for settings in transports(digits.benchmark, seed, digits.rates()):
+            digits.add(invented(settings, draw))
+    page.write_page(list(stores.values()))
     text = page.PAGE.read_text()
     potara = [line for line in text.splitlines() if line.startswith("| `potara`")]
-    assert len(potara) == len(stores) + len(DIGITS)
+    assert len(potara) == len(stores) + len(gridded)
+    seeds = stores[CIFAR10].benchmark.seeds[:2]
     assert potara[0].split(" | ")[4] == "2"
-    runs = stores[0].of(stores[0].benchmark.run("potara", seed, BEST) for seed in range(2))
+    runs = stores[CIFAR10].of(stores[CIFAR10].benchmark.run("potara", seed, 1e-2) for seed in seeds)
     mean = 100 * statistics.fmean(r["summary"]["mean"]["accuracy"]["personalized"] for r in runs)
     assert potara[0].split(" | ")[1].startswith(f"{mean:.1f} ± ")
     assert str(TUNING_SEED) in text
-    assert "not run" not in text
-    assert text.count("2 seeds; learning rate: one of a grid for each method") == len(DIGITS)
-    assert "2 seeds; learning rate: the preset's for all" in text
-    assert all(f"{rate:g}" in text for rate in LEARNING_RATES)
-    assert text.count("The highest of the grid is best for potara, fedit, ") == len(DIGITS)
-    assert (tmp_path / "images" / "results-digits-shared.png").is_file()
-
-
-def test_the_page_is_what_the_stored_runs_give(tmp_path, monkeypatch):
-    committed = page.PAGE.read_text()
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-    page.write_page(
-        [Store(one, STORED / "method-quality") for one in benchmarks(None, None).values()]
+    assert (
+        f"2 seeds (10, 11); learning rate: one of a grid for each method; not run: {PAPER}" in text
     )
-    assert page.PAGE.read_text() == committed
+    assert text.count("2 seeds (0, 1); learning rate: one of a grid for each method") == len(DIGITS)
+    assert "2 seeds (0, 1); learning rate: the preset's for all" in text
+    assert text.count("The highest of the grid is best for potara, fedit") == len(gridded)
+    assert (tmp_path / "images" / "results-digits-shared.png").is_file()
+    # Of nine adapters and rules, each a tenth better than the one before, the oracle is the last.
+    assert text.count("| `uniform` | 60.0 ± 0.0 | 30.00 | 100 | 0.25 |") == len(stores)
+
+
+def test_readme_shows_the_methods_of_the_main_benchmark_on_all(stores):
+    draw = random.Random(0)
+    for store in stores.values():
+        rates = store.rates()
+        for seed in store.benchmark.seeds[:2]:
+            for settings in contest(store.benchmark, seed, rates).values():
+                store.add(invented(settings, draw))
+    lines = readme_table(list(stores.values()), page.README_TITLES).splitlines()
+    assert {line.split(" | ")[0] for line in lines[2:]} == {
+        f"| `{entry}`" for entry in stores[CIFAR10].benchmark.entries
+    }
+    (paper,) = [line for line in lines if PAPER in line]
+    assert paper.split(" | ")[2:5] == ["–", "–", "–"]  # run on the main benchmark alone
+    assert paper.endswith(" 0.0 |")
+
+
+def test_the_pages_are_what_the_stored_runs_give(tmp_path, monkeypatch):
+    text, readme = page.PAGE.read_text(), page.README.read_text()
+    copy = tmp_path / "README.md"
+    copy.write_text(readme)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(page, "README", copy)
+    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(method_quality, "make", None)
+    assert method_quality.main([]) == 0
+    assert page.PAGE.read_text() == text
+    assert copy.read_text() == readme
 
 
 def test_settings_of_a_benchmark_are_those_of_its_preset():
-    for name, benchmark in benchmarks(None, None).items():
+    for name, benchmark in benchmarks(Materials()).items():
         flat = benchmark.settings.to_flat()
         assert from_flat(flat) == benchmark.settings
         assert flat["federation.fraction-evaluate"] == 0.0
