@@ -14,6 +14,7 @@ from simulations.method_quality.stored import Store
 from simulations.method_quality.studies import (
     CIFAR10,
     DIGITS,
+    PAPER,
     REFERENCE,
     SENTIMENT,
     TRANSPORT_BENCHMARK,
@@ -31,6 +32,9 @@ README_TITLES = {
     DIGITS[1]: "digits, conflicting",
     SENTIMENT: "sentiment, MiniLM",
 }
+README_METHODS = (
+    "potara", PAPER, "fedit_ft", "local", "fedit", "feddpa_f", "fedsa_lora", "fedalt", "ditto",
+)  # fmt: skip
 
 
 def draw(store: Store, rows: Sequence[Row]) -> None:
@@ -91,5 +95,5 @@ def write_readme(stores: Sequence[Store]) -> None:
     """Put the table between README's marks."""
     before, _, rest = README.read_text().partition(START)
     after = rest.partition(END)[2]
-    table = tables.readme_table(stores, README_TITLES)
+    table = tables.readme_table(stores, README_TITLES, README_METHODS)
     README.write_text(f"{before}{START}\n{table}\n{END}{after}")

@@ -108,7 +108,7 @@ def benchmarks(materials: Materials) -> dict[str, Benchmark]:
                  *_paths(data or "cifar10.parquet", model or "dinov2-small")]
             ),
             entries=("potara", "fedit_ft", "local", "fedit", "feddpa_f", PAPER),
-            rates=(1e-3, 3e-3, 1e-2),
+            rates=(3e-4, 1e-3, 3e-3),
             seeds=(10, 11, 12, 13, 14),
             can_run=bool(data and model),
         ),

@@ -236,26 +236,35 @@ def aims_table(stores: Sequence[Store]) -> str:
     )  # fmt: skip
 
 
-def readme_table(stores: Sequence[Store], titles: Mapping[str, str]) -> str:
+def readme_table(stores: Sequence[Store], titles: Mapping[str, str], methods: Sequence[str]) -> str:
     """Return methods × benchmarks: accuracy, mean ± standard deviation over seeds.
 
     Parameters
     ----------
     titles : Mapping
-        Benchmark → the head of its column. The first one tells which methods are shown, and their
-        bytes.
+        Benchmark → the head of its column, the main one first: methods stand in the order of their
+        accuracy on the first one that they were run on.
+    methods : Sequence of str
+        Those that are shown, where they were run.
     """
-    groups = {store.name: groups_of(store) for store in stores if store.name in titles}
-    main = groups[next(iter(titles))]
-    order = sorted(main, key=lambda entry: -_accuracy(main[entry]))
+    groups = {store.name: groups_of(store) for store in stores}
+    found = {
+        entry: [groups[name].get(entry) for name in titles]
+        for entry in methods
+        if any(entry in groups[name] for name in titles)
+    }
+
+    def place(entry: str) -> tuple[int, float]:
+        column = next(at for at, group in enumerate(found[entry]) if group)
+        group = found[entry][column]
+        assert group is not None
+        return column, -statistics.fmean(_means(group))
+
     rows = []
-    for entry in order:
-        cells = [
-            spread(_means(groups[name][entry])).words(100) if entry in groups[name] else "–"
-            for name in titles
-        ]
-        rows.append([f"`{entry}`", *cells, f"{_megabytes(main[entry]):.1f}"])
-    return table(["`method`", *titles.values(), "MB a client"], rows)
+    for entry in sorted(found, key=place):
+        cells = [spread(_means(group)).words(100) if group else "–" for group in found[entry]]
+        rows.append([f"`{entry}`", *cells])
+    return table(["`method`", *titles.values()], rows)
 
 
 def _clients(group: Group) -> list[dict[str, Any]]:
@@ -274,10 +283,6 @@ def _of_run(run: Run) -> list[dict[str, Any]]:
 
 def _means(group: Group) -> list[float]:
     return [run["summary"]["mean"]["accuracy"]["personalized"] for run in group.runs.values()]
-
-
-def _accuracy(group: Group) -> float:
-    return statistics.fmean(_means(group))
 
 
 def _mean_regret(clients: Iterable[dict[str, Any]], name: str) -> float:

@@ -171,7 +171,8 @@ def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path
     assert len(potara) == len(stores) + len(gridded)
     seeds = stores[CIFAR10].benchmark.seeds[:2]
     assert potara[0].split(" | ")[4] == "2"
-    runs = stores[CIFAR10].of(stores[CIFAR10].benchmark.run("potara", seed, 1e-2) for seed in seeds)
+    main = stores[CIFAR10].benchmark
+    runs = stores[CIFAR10].of(main.run("potara", seed, max(main.rates)) for seed in seeds)
     mean = 100 * statistics.fmean(r["summary"]["mean"]["accuracy"]["personalized"] for r in runs)
     assert potara[0].split(" | ")[1].startswith(f"{mean:.1f} ± ")
     assert str(TUNING_SEED) in text
@@ -193,13 +194,16 @@ def test_readme_shows_the_methods_of_the_main_benchmark_on_all(stores):
         for seed in store.benchmark.seeds[:2]:
             for settings in contest(store.benchmark, seed, rates).values():
                 store.add(invented(settings, draw))
-    lines = readme_table(list(stores.values()), page.README_TITLES).splitlines()
-    assert {line.split(" | ")[0] for line in lines[2:]} == {
-        f"| `{entry}`" for entry in stores[CIFAR10].benchmark.entries
-    }
-    (paper,) = [line for line in lines if PAPER in line]
-    assert paper.split(" | ")[2:5] == ["–", "–", "–"]  # run on the main benchmark alone
-    assert paper.endswith(" 0.0 |")
+    lines = readme_table(
+        list(stores.values()), page.README_TITLES, page.README_METHODS
+    ).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines[2:]]
+    assert {name for name, *_ in rows} == {f"`{entry}`" for entry in page.README_METHODS}
+    main = [float(cell.partition(" ")[0]) for _, cell, *_ in rows if cell != "–"]
+    assert main == sorted(main, reverse=True)
+    assert [cell for _, cell, *_ in rows[len(main) :]] == ["–"] * (len(rows) - len(main))
+    (paper,) = [row for row in rows if PAPER in row[0]]
+    assert paper[2:] == ["–", "–", "–"]  # run on the main benchmark alone
 
 
 def test_the_pages_are_what_the_stored_runs_give(tmp_path, monkeypatch):
