@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from potara_flwr.client.clipping import clip_update
+from potara_flwr.client.holding import hold_for_next
 from potara_flwr.client.participant import Participant, encode_update
 from potara_flwr.client.preflight import preflight
 from potara_flwr.client.store import State, check_writable, personalization_key
@@ -48,6 +49,7 @@ def answer(handler: Handler) -> Callable[[Message, Context], Message]:
             participant = Participant.of(from_flat(context.run_config), message, context)
             with one_thread():
                 content = _handled(handler, participant)
+            hold_for_next(participant, context)
         except PotaraError as error:
             log(ERROR, "%s: %s", message.metadata.message_type, error)
             return _refusal(error, message)

@@ -5,8 +5,10 @@ how an adapter reaches and leaves it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, Message
@@ -36,6 +38,8 @@ class Participant:
     settings: Settings
     """Of the run, as they hold on this node."""
     bench: Workbench
+    classes: str
+    """Those of the run, as the server names them; empty where it does not know them yet."""
     message: Message
     run_id: int
     deadline: float
@@ -50,13 +54,11 @@ class Participant:
         NodeError
             What the node says of itself is wrong.
         """
-        node = read_node(context.node_config, settings.federation.names)
-        number = node.client(settings)
         classes = str(message.content.config_records["config"].get("classes", ""))
-        own = node.settings(settings, number, classes)
+        node, number, own = client_on(context.node_config, settings, classes)
         deadline = time.monotonic() + message.metadata.ttl
         bench = workbench(own, settings)
-        return cls(number, node, own, bench, message, context.run_id, deadline)
+        return cls(number, node, own, bench, classes, message, context.run_id, deadline)
 
     @property
     def data(self) -> ClientData:
@@ -130,6 +132,21 @@ class Participant:
             name: torch.from_numpy(sent[name]) if name in sent else own.get(name, initial)
             for name, initial in client.model.initial.items()
         }
+
+
+def client_on(
+    node_config: Mapping[str, Any], settings: Settings, classes: str
+) -> tuple[Node, int, Settings]:
+    """Return what a node says of itself, which client it is, and a run's settings as it has them.
+
+    Raises
+    ------
+    NodeError
+        What it says is wrong.
+    """
+    node = read_node(node_config, settings.federation.names)
+    number = node.client(settings)
+    return node, number, node.settings(settings, number, classes)
 
 
 def encode_update(

@@ -22,6 +22,7 @@ from potara_flwr.command.doctor import doctor
 from potara_flwr.command.exit_status import INTERRUPTED, exit_status, interrupted
 from potara_flwr.command.export import export
 from potara_flwr.command.merge import merge
+from potara_flwr.command.node import node
 from potara_flwr.command.personalize import personalize
 from potara_flwr.command.predict import predict
 from potara_flwr.command.presets import presets
@@ -38,6 +39,9 @@ class PlainCommand(typer.core.TyperCommand):
         return super().get_help(ctx).replace("\\[", "[")
 
 
+OTHERS_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of a subcommand that hands what it does not know to another program."""
+
 app = typer.Typer(
     name="potara",
     rich_markup_mode=None,
@@ -51,6 +55,7 @@ SUBCOMMANDS = (
 )  # fmt: skip
 for subcommand in SUBCOMMANDS:
     app.command(cls=PlainCommand)(subcommand)
+app.command(cls=PlainCommand, context_settings=OTHERS_OPTIONS)(node)
 
 
 def show_version(wanted: bool) -> None:

@@ -37,7 +37,9 @@ def deployed_settings(words: Sequence[str], nodes: int) -> Settings:
     return compose_settings([*(w for w in own if w.partition("=")[0] not in given), *words])
 
 
-def deploy(settings: Settings, console: Console, *, keep_going: bool = False) -> Path:
+def deploy(
+    settings: Settings, console: Console, *, keep_going: bool = False, cold: bool = False
+) -> Path:
     """Run on a federation of its own; return the results folder.
 
     Raises
@@ -50,7 +52,7 @@ def deploy(settings: Settings, console: Console, *, keep_going: bool = False) ->
     names = settings.federation.names
     with claimed_folder(settings, results), LiveDisplay(console) as display:
         display.say(f"starting a SuperLink, a superexec and {len(names)} SuperNodes")
-        with federation(folder, names) as running:
+        with federation(folder, names, cold=names if cold else ()) as running:
             display.say(f"connected to {running.address}: {', '.join(names)}; logs: {folder}")
             run_app(settings, running.environment, display, f"on {len(names)} SuperNodes")
             if keep_going:
@@ -75,7 +77,7 @@ def wait(running: Federation, display: LiveDisplay) -> None:
 
 
 def deploy_and_show(
-    words: Sequence[str], nodes: int, results: Path | None, *, keep_going: bool
+    words: Sequence[str], nodes: int, results: Path | None, *, keep_going: bool, cold: bool
 ) -> None:
     """Run on ``nodes`` SuperNodes with the settings of a command line, and show what came out.
 
@@ -86,4 +88,4 @@ def deploy_and_show(
     """
     console = Console()
     settings = placed(deployed_settings(words, nodes), results)
-    show(deploy(settings, console, keep_going=keep_going), console)
+    show(deploy(settings, console, keep_going=keep_going, cold=cold), console)

@@ -4,7 +4,8 @@
 
     flwr run ──► SuperLink ◄── superexec ──► ServerApp
                   ▲  ▲  ▲        TLS everywhere; SQLite; SuperNodes sign with their keys
-          SuperNode … SuperNode ──► superexec ──► ClientApp, a process for each message
+          SuperNode … SuperNode ──► superexec ──► ClientApp, a process for each message, forked
+                                                  from one that has all it needs (``potara node``)
 
 A SuperNode talks to its own ClientApp over loopback in plain HTTP.
 """
@@ -12,7 +13,8 @@ A SuperNode talks to its own ClientApp over loopback in plain HTTP.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,6 +78,7 @@ class Federation:
         *,
         registered: bool = True,
         ca_certificate: Path | None = None,
+        cold: bool = False,
     ) -> Service:
         """Make a node's folder and key, register the key, and start its SuperNode.
 
@@ -89,7 +92,10 @@ class Federation:
             Whether the SuperLink is told its key.
         ca_certificate : Path, optional
             Whom it trusts; by default the federation's authority.
+        cold : bool
+            Whether it starts a process anew for every message.
         """
+        warm = [sys.executable, "-m", "potara_flwr.command", "node"]
         folder = self.folder / "nodes" / name
         folder.mkdir(parents=True, exist_ok=True)
         key = folder / NODE_KEY
@@ -103,7 +109,7 @@ class Federation:
         node = Service(
             f"the SuperNode {name}",
             [
-                "flower-supernode", "--superlink", self.address,
+                *(["flower-supernode"] if cold else warm), "--superlink", self.address,
                 "--root-certificates", str(ca_certificate or self.ca_certificate),
                 "--auth-supernode-private-key", str(key),
                 "--host", "127.0.0.1", "--port", str(free_port()),
@@ -164,7 +170,10 @@ class Federation:
 
 @contextmanager
 def federation(
-    folder: Path, nodes: Mapping[str, Mapping[str, str | int]] | Sequence[str]
+    folder: Path,
+    nodes: Mapping[str, Mapping[str, str | int]] | Sequence[str],
+    *,
+    cold: Collection[str] = (),
 ) -> Iterator[Federation]:
     """Run a federation for as long as the block lasts; whatever happens, its processes end with it.
 
@@ -174,6 +183,8 @@ def federation(
         Gets all that the processes write.
     nodes : mapping or sequence
         Name of each node → its ``--node-config``; of a sequence of names, the name alone.
+    cold : collection of str
+        Names of nodes that start a process anew for every message.
 
     Raises
     ------
@@ -185,7 +196,7 @@ def federation(
     try:
         running.start()
         for name, config in configs.items():
-            running.add_node(name, config)
+            running.add_node(name, config, cold=name in cold)
         running.wait_for_nodes()
         yield running
     finally:

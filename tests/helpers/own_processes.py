@@ -11,7 +11,7 @@ MARK = "POTARA_TESTS"
 """Environment variable that every process of a test session inherits; its value is the session."""
 HANGING = 900
 """Seconds after which a process hangs: a busy machine may take minutes for what takes seconds."""
-NAMES = ("flower-super", "flwr-", "raylet", "gcs_server")
+NAMES = ("flower-super", "flwr-", "potara-node-", "raylet", "gcs_server")
 
 
 def mark() -> None:

@@ -35,7 +35,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     before = own_processes()
-    with federation(tmp_path_factory.mktemp("federation"), NAMES) as running:
+    """One of the nodes is warm, the other starts a process anew for every message."""
+    with federation(tmp_path_factory.mktemp("federation"), NAMES, cold=NAMES[1:]) as running:
         assert len(own_processes() - before) >= 2 + len(NAMES)
         yield running
     assert own_processes() == before
@@ -95,6 +96,14 @@ def test_real_nodes_give_the_bits_of_one_process(running, settings, here):
     expected = adapters_here(here)
     assert len(expected) == 2 * 2
     assert adapters_of(place, clients) == expected
+
+    warm, cold = (running.nodes[name].output() for name in NAMES)
+    # All but the first message find the base model and the samples of the one before.
+    assert warm.count("has the libraries of process") == 1
+    assert warm.count("holds the base model") == warm.count("and the samples of client 0") >= 1
+    assert warm.count("has what process") == 3
+    assert "cold: " not in warm
+    assert "warm: " not in cold
 
 
 @pytest.mark.slow
