@@ -70,7 +70,7 @@ superexec)
         --health-server-address "$health" "$@"
     ;;
 supernode)
-    set -- flower-supernode --superlink "$superlink" \
+    set -- potara node --superlink "$superlink" \
         --root-certificates "$credentials/ca.crt" \
         --auth-supernode-private-key "$credentials/node.key" \
         --node-config "${POTARA_NODE:?says what this node is, e.g. name=\"node-0\"}" \

@@ -31,9 +31,8 @@ def node(
 
     \b
     Example:
-      potara node --superlink superlink.example.org:443 --root-certificates ca.crt \\
-        --auth-supernode-private-key node.key --host 127.0.0.1 --port 9094 \\
-        --node-config 'name="clinic-a" state-dir="/var/lib/potara/state"'
+      potara node --superlink superlink.example.org:443 --root-certificates ca.crt
+      potara node --idle-timeout 60 --superlink localhost:8443 --insecure
     """
     from potara_flwr.core.errors import SettingsError
     from potara_flwr.warm.node import run_node

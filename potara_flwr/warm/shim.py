@@ -18,7 +18,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds to wait for a resident process, which may be starting or loading a base model."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 

@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,8 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from potara_flwr.models.pretrained import find_model
 from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
 from potara_flwr.running.display import LiveDisplay
+from potara_flwr.running.flower_cli import PACKAGE
 from potara_flwr.running.flower_runtime import run_with_flower
 from potara_flwr.running.one_run import run
 from potara_flwr.settings.groups import Value
@@ -220,38 +223,105 @@ transformers.AutoModelForImageClassification.from_pretrained(sys.argv[1])
 """
 
 
-def message_rows(repeats: int) -> list[Row]:
-    """Measure a training message of one step in a fresh process, as on a SuperNode, over a process
-    that imports torch, transformers and peft and loads the base model.
+NODE = """
+import os, sys
+from potara_flwr.warm.node import PRELOADED, warm_folder
+main = "simulations.bench.fresh_message:main"
+print(warm_folder(os.environ, 3600.0, main, PRELOADED), flush=True)
+sys.stdin.read()
+"""
+STEPS, MANY_STEPS = 10, 60
+"""Of a message; the difference tells what a step takes."""
+ALLOWED = 0.3
+"""Seconds that a message on a warm SuperNode may take beyond its training."""
+
+
+@contextmanager
+def warm_client(environment: dict[str, str]) -> Iterator[str]:
+    """Keep a warm node for as long as the block lasts; yields its ``flwr-clientapp``."""
+    with subprocess.Popen(
+        [sys.executable, "-c", NODE], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as node:  # fmt: skip
+        assert node.stdout is not None
+        yield f"{node.stdout.readline().strip()}/flwr-clientapp"
+        node.communicate()
+
+
+def processor_seconds(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
+    """Return the processor seconds of a process, and what it has printed.
+
+    An import is nothing else, and other processes do not add to it.
     """
-    overrides: dict[str, Value] = {"train.local-steps": 1}
-    settings = from_flat(overrides)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        initial = Workbench(settings).model.initial
-        save_file(initial, Path(folder) / "adapter.safetensors")
-        message = ["-m", "simulations.bench.fresh_message", folder, json.dumps(overrides)]
-        bare = ["-c", BARE, find_model(settings.task.model)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
-        def seconds(arguments: list[str]) -> float:
-            # Processor time: an import is nothing else, and other processes do not add to it.
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(
-                [sys.executable, *arguments], env=environment, check=True, capture_output=True
-            )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-        seconds(message)  # the first message of a node prepares its samples
-        pairs = [(seconds(message), seconds(bare)) for _ in range(2 * repeats + 1)]
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+def message_rows(repeats: int) -> list[Row]:
+    """Measure a training message as on a SuperNode: on a cold one over a process that imports
+    torch, transformers and peft and loads the base model, on a warm one over a cold one and over
+    its training alone.
+    """
+    settings = from_flat({})
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(PAGE.parents[2]),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, warm_client(environment) as client:
+        save_file(Workbench(settings).model.initial, Path(folder) / "adapter.safetensors")
+        for file in PACKAGE.rglob("*.py"):  # as Flower unpacks it
+            place = Path(folder) / "app" / file.relative_to(PACKAGE.parent)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+
+        def cold(steps: int) -> float:
+            command = [sys.executable, "-m", "simulations.bench.fresh_message", *words(steps)]
+            return processor_seconds(command, environment)[0]
+
+        def warm(steps: int) -> float:
+            shim, of_fork = processor_seconds([client, *words(steps)], environment)
+            return shim + float(of_fork)
+
+        def words(steps: int) -> list[str]:
+            return [folder, json.dumps({"train.local-steps": steps})]
+
+        def bare() -> float:
+            command = [sys.executable, "-c", BARE, find_model(settings.task.model)]
+            return processor_seconds(command, environment)[0]
+
+        for first in (cold, warm):  # prepares the node's samples; has the base model held
+            first(STEPS)
+        rounds = [
+            (cold(STEPS), bare(), warm(STEPS), warm(MANY_STEPS)) for _ in range(2 * repeats + 1)
+        ]
+    training = statistics.median(
+        (many - few) * STEPS / (MANY_STEPS - STEPS) for _, _, few, many in rounds
+    )
+    at_cold, at_bare, at_warm, _ = (
+        statistics.median(column) for column in zip(*rounds, strict=True)
+    )
     return [
         Row(
             "SuperNode: processor seconds of a message's process over import and load "
-            f"({ours:.1f} s over {theirs:.1f} s)",
-            [one / other for one, other in pairs],
+            f"({at_cold:.1f} s over {at_bare:.1f} s)",
+            [one / other for one, other, _, _ in rounds],
             None,
-        )
+        ),
+        Row(
+            "SuperNode, warm over cold: processor seconds of a message, but for its ten steps "
+            f"({at_warm - training:.2f} s over {at_cold - training:.2f} s)",
+            [(few - training) / (one - training) for one, _, few, _ in rounds],
+            None,
+        ),
+        Row(
+            "SuperNode, warm: processor seconds of a message over its ten steps + 0.3 s "
+            f"({at_warm:.2f} s; the steps {training:.2f} s)",
+            [few / (training + ALLOWED) for _, _, few, _ in rounds],
+            1.0,
+            "the shim, the import system's look at the app's files, and the state on the disk",
+        ),
     ]
 
 

@@ -5,11 +5,11 @@
 
 First a run in one process is killed at random moments and within saves, and meets a full disk. Then
 processes are killed by SIGKILL in runs on a real federation (ServerApp, SuperLink, superexec,
-SuperNode, ClientApp) and on Ray (an actor), at moments that the seed draws; killed services come
-back at growing intervals, runs that failed go on by run.resume. The exit status is 0 if, and only
-if, every run came to its end, with the bits of an undisturbed run where no client was left out of a
-round. Writes faults.json and faults.md to the folder. Takes about half an hour on two cores
-(docs/research/faults.md).
+SuperNode, ClientApp, a node's resident process) and on Ray (an actor), at moments that the seed
+draws; killed services come back at growing intervals, runs that failed go on by run.resume. The
+exit status is 0 if, and only if, every run came to its end, with the bits of an undisturbed run
+where no client was left out of a round. Writes faults.json and faults.md to the folder. Takes about
+half an hour on two cores (docs/research/faults.md).
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from potara_flwr.core.errors import RunError, StorageError
 from potara_flwr.core.storage import load_record
 from potara_flwr.results.folder import CHECKPOINT, RESULTS, read_results
 from potara_flwr.running.flower_cli import CONNECTION, flwr, submit
-from simulations.faults.plan import Kill, PlannedRun
+from simulations.faults.plan import RESIDENT, Kill, PlannedRun
 from simulations.faults.subject import NAMES, STAGES, adapters_of, settings_of
 from simulations.faults.worlds import World, strike
 
+OF_A_NODE = ("SuperNode", "ClientApp", RESIDENT)
 ATTEMPTS = 6
 """More than the kills of a run: one that needs them all has not come to its end."""
 SUBMIT_SECONDS = 90
@@ -247,5 +248,5 @@ class _Attempt:
         self.pending.pop(0)
         self._hit = True
         self.struck.append(Struck(kill, self.name, self.planned.strict, self._stage, now))
-        whose = f" of {NAMES[kill.node]}" if kill.target in ("SuperNode", "ClientApp") else ""
+        whose = f" of {NAMES[kill.node]}" if kill.target in OF_A_NODE else ""
         self.owner.say(f"{self.name}: killed the {kill.target}{whose} in stage {self._stage}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from simulations.faults.subject import NAMES, STAGES
 
-PROCESSES = ("ServerApp", "SuperLink", "superexec", "SuperNode", "ClientApp")
+RESIDENT = "resident process"
+PROCESSES = ("ServerApp", "SuperLink", "superexec", "SuperNode", "ClientApp", RESIDENT)
 """What is killed in a federation of real processes."""
 
 ACTOR = "Ray actor"
@@ -26,7 +27,7 @@ class Kill:
     fraction: float
     """Of the time that a stage takes, from its begin."""
     node: int
-    """Whose SuperNode or ClientApp."""
+    """Whose SuperNode, ClientApp or resident process."""
 
 
 @dataclass(frozen=True)

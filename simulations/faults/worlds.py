@@ -19,7 +19,7 @@ from potara_flwr.running.federation import Federation, federation
 from potara_flwr.running.flower_runtime import superlink
 from potara_flwr.running.processes import Service
 from potara_flwr.settings.groups import Value
-from simulations.faults.plan import ACTOR, Kill
+from simulations.faults.plan import ACTOR, RESIDENT, Kill
 from simulations.faults.subject import NAMES
 
 FIRST_DELAY, LAST_DELAY = 2.0, 16.0
@@ -97,6 +97,8 @@ class RealProcesses:
             return self.app()
         if kill.target == "ClientApp":
             return descendant(node, "flwr-clientapp")
+        if kill.target == RESIDENT:
+            return descendant(node, "resident.py")
         service = {
             "SuperLink": self.federation.superlink,
             "superexec": self.federation.superexec,

@@ -107,13 +107,19 @@ def test_real_nodes_give_the_bits_of_one_process(running, settings, here):
 
 
 @pytest.mark.slow
-def test_a_run_whose_serverapp_is_killed_goes_on_and_ends_with_the_same_bits(running, tmp_path):
+@pytest.mark.parametrize(
+    ("target", "then"),
+    [("ServerApp", "stopped, resumed after round 1"), ("resident process", "went on")],
+)
+def test_a_run_in_which_a_process_is_killed_ends_with_the_same_bits(
+    running, tmp_path, target, then
+):
     finish(settings_of({}), tmp_path / "whole", tmp_path / "whole.log")
     world = RealProcesses(running)
     disturber = Disturber(world, tmp_path, adapters_here(tmp_path / "whole"), say=print)
-    kill = Kill("ServerApp", stage=2, fraction=0.0, node=0)
+    kill = Kill(target, stage=2, fraction=0.0, node=0)
     (struck,), left = disturber.run(PlannedRun(strict=True, kills=(kill,)), "disturbed")
-    assert (struck.at_stage, struck.then) == (2, "stopped, resumed after round 1")
+    assert (struck.at_stage, struck.then) == (2, then)
     assert struck.equal
     assert left == []
 

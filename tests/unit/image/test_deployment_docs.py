@@ -16,7 +16,7 @@ GUIDES = Path(__file__).parents[3] / "docs" / "guides"
 PARSERS = {
     "flower-superlink": superlink_parser,
     "flower-superexec": superexec_parser,
-    "flower-supernode": supernode_parser,
+    "potara node": supernode_parser,
 }
 
 
@@ -40,7 +40,7 @@ def test_page_and_unit_have_options_that_flower_knows(name):
 
 
 def test_the_nodes_say_what_a_node_can_say():
-    found = re.findall(r"--node-config '([^']*)'", " ".join(commands("flower-supernode")))
+    found = re.findall(r"--node-config '([^']*)'", " ".join(commands("potara node")))
     assert len(found) == 2
     for text in found:
         node = read_node(dict(re.findall(r'([a-z-]+)="([^"]*)"', text)))

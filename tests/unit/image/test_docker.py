@@ -188,9 +188,11 @@ def parsers() -> dict:
 
 @pytest.mark.parametrize("role", ["superlink", "superexec", "supernode"])
 def test_flower_can_read_the_command_of_a_role(role):
-    program, *words = command_of(role, POTARA_NODE='name="a" partition-id=0')
-    assert program == f"flower-{role}"
-    assert (Path(sys.executable).parent / program).is_file()
+    command = command_of(role, POTARA_NODE='name="a" partition-id=0')
+    program = ["potara", "node"] if role == "supernode" else [f"flower-{role}"]
+    words = command[len(program) :]
+    assert command[: len(program)] == program
+    assert (Path(sys.executable).parent / program[0]).is_file()
     read = vars(parsers()[role]().parse_args(words))
     assert read["health_server_address"] == "127.0.0.1:8001"
     assert not read.get("insecure")

@@ -253,7 +253,7 @@ def test_who_is_not_answered_gets_a_cold_process(own_node):
     node.message("echo", "0")
     node.resident().suspend()
     shim = node.folder / "shim.py"
-    shim.write_text(shim.read_text().replace("PATIENCE = 120.0", "PATIENCE = 0.2"))
+    shim.write_text(shim.read_text().replace("PATIENCE = 300.0", "PATIENCE = 0.2"))
     process = node.start("echo", "0")
     assert process.wait(HANGING) == 7
     node.resident().resume()  # and does not do again what was given up
