@@ -14,6 +14,7 @@ from flwr.supercore import log
 
 import potara_flwr
 from potara_flwr.client.participant import Participant, client_on
+from potara_flwr.data.sources import listed
 from potara_flwr.models.base_models import find_device
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.groups import ModelSettings
@@ -33,17 +34,17 @@ def hold_for_next(participant: Participant, context: Context) -> None:
     if reason := reason_against(settings.model):
         log(INFO, "warm: the next message loads the base model anew, for %s", reason)
         return
+    names = [settings.task.model, *listed(settings.data.path), *listed(settings.data.root)]
     tell(
         Path(potara_flwr.__file__).parents[1],
         f"{__name__}:hold",
-        json.dumps(
-            [settings.task.name, settings.task.model, settings.model.model_dump()], default=str
-        ),
+        json.dumps([settings.task.name, settings.task.model, str(settings.model)]),
         {
             "run-config": dict(context.run_config),
             "node-config": dict(context.node_config),
             "classes": participant.classes,
         },
+        [str(Path(name).expanduser().absolute()) for name in names if name],
     )
 
 

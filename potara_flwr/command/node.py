@@ -14,7 +14,6 @@ def node(
         float,
         typer.Option(
             metavar="SECONDS",
-            min=0,
             help="End the resident process after as long without a message (default: 600).",
             show_default=False,
         ),
@@ -38,6 +37,8 @@ def node(
     from potara_flwr.warm.node import run_node
 
     words = context.args
+    if idle_timeout < 0:
+        raise SettingsError(f"--idle-timeout is {idle_timeout:g}, but must be 0 or more")
     if "--isolation=process" in words or ("--isolation", "process") in pairwise(words):
         raise SettingsError(
             "--isolation process: client processes are started by a superexec of their own, which "

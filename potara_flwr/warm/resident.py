@@ -69,10 +69,26 @@ class HeldApp(MetaPathFinder):
         self._names = {Path(name).stem for name in os.listdir(folder)}
         if taken := self._names & {name.partition(".")[0] for name in sys.modules}:
             raise ImportError(f"{folder} has modules that are imported already: {sorted(taken)}")
-        self._files = self._state_of_files()
+        self._code = state_of_files([folder], "*.py")
+        self.files: list[str] = []
+        """What its entry has read."""
+        self._read = state_of_files([])
         sys.path.insert(0, folder)
         self.entry: Callable[[dict[str, Any]], str] = load(entry)
         self._modules: dict[str, ModuleType] = {}
+
+    def load(self, request: dict[str, Any]) -> str:
+        """Have the app load what is asked for; return in words what it holds."""
+        self.files = request["files"]
+        self._read = state_of_files(self.files)
+        words: str = self.entry(request["values"])
+        return words
+
+    def is_current(self) -> bool:
+        """Return whether code and files are those that were loaded."""
+        return self._code == state_of_files([self.folder], "*.py") and self._read == state_of_files(
+            self.files
+        )
 
     def hide(self) -> None:
         """Take the modules away, in a fork, until they are imported from their folder."""
@@ -99,18 +115,13 @@ class HeldApp(MetaPathFinder):
         if found is None or known is None or found.origin != known.origin:
             say(f"process {os.getpid()} imports another app than the one that is held")
             return None
-        if self._files != self._state_of_files():
-            say(f"process {os.getpid()} imports {self.folder} anew: its files have changed")
+        if not self.is_current():
+            say(f"process {os.getpid()} loads all anew: files have changed")
             return None
         # All but the one that is asked for, which the import system would load again.
         sys.modules.update({name: modules[name] for name in modules.keys() - {fullname}})
         say(f"process {os.getpid()} has what process {os.getppid()} holds")
         return ModuleSpec(fullname, HeldModule(held), origin=found.origin)
-
-    def _state_of_files(self) -> dict[str, tuple[int, int]]:
-        """Return size and time of each file of code."""
-        states = {str(file): file.stat() for file in Path(self.folder).rglob("*.py")}
-        return {file: (state.st_size, state.st_mtime_ns) for file, state in states.items()}
 
 
 class HeldModule(Loader):
@@ -177,6 +188,8 @@ class Resident:
         """Fork until nobody has asked for a while, or the SuperNode has ended."""
         last = time.monotonic()
         while True:
+            if self.successor is not None and not self.forks:
+                replace(self.successor)
             poll = select.poll()
             poll.register(self.alive, select.POLLHUP)
             poll.register(self.listening, select.POLLIN)
@@ -200,8 +213,6 @@ class Resident:
                 self.read(asked)
             if self.listening.fileno() in ready:
                 self.accept()
-            if self.successor is not None and not self.forks:
-                replace(self.successor)
 
     def accept(self) -> None:
         """Fork for a shim that waits."""
@@ -245,19 +256,20 @@ class Resident:
 
     def hold(self, request: dict[str, Any]) -> None:
         """Hold what is asked for, here or in a new process."""
+        if self.app is not None:
+            mine = (self.asked["app"], self.asked["base"])
+            if mine != (request["app"], request["base"]) or not self.app.is_current():
+                say(f"a new process takes the place of {os.getpid()}: another app, model or files")
+                self.successor = request
+                return
         if request == self.asked:
-            return
-        mine = (self.asked.get("app"), self.asked.get("base"))
-        if self.app is not None and mine != (request["app"], request["base"]):
-            say(f"a new process takes the place of {os.getpid()}: another app or base model")
-            self.successor = request
             return
         self.asked = request
         gc.unfreeze()
         try:
             if self.app is None:
                 self.app = HeldApp(request["app"], request["entry"])
-            held = self.app.entry(request["values"])
+            held = self.app.load(request)
             if (threads := number_of_threads()) > 1:
                 raise RuntimeError(f"loading it has left {threads} threads")
         except Exception as error:  # noqa: BLE001
@@ -357,6 +369,17 @@ def number_of_threads() -> int:
     while (number := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     return number
+
+
+def state_of_files(places: list[str], pattern: str = "*") -> dict[str, tuple[int, int]]:
+    """Return size and time of files, and of those in folders; of what is not there nothing."""
+    states = {
+        str(file): file.stat()
+        for place in map(Path, places)
+        for file in (place.rglob(pattern) if place.is_dir() else [place])
+        if file.is_file()
+    }
+    return {file: (state.st_size, state.st_mtime_ns) for file, state in states.items()}
 
 
 def state_of_packages() -> list[int]:

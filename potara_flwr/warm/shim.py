@@ -18,8 +18,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-PATIENCE = 300.0
-"""Seconds to wait for a resident process, which may be starting or loading a base model."""
+PATIENCE = 15.0
+"""Seconds to wait for a resident process, which may be starting or loading a base model: Flower gives
+a message up from which it has heard nothing for 30 s (``HEARTBEAT_DEFAULT_INTERVAL``)."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ def is_warm() -> bool:
     return os.environ.get(RESIDENT, "").startswith(f"{os.getpid()}:")
 
 
-def tell(app: Path, entry: str, base: str, values: Mapping[str, Any]) -> None:
+def tell(
+    app: Path, entry: str, base: str, values: Mapping[str, Any], files: Sequence[str] = ()
+) -> None:
     """Ask the resident process to call a function of the app before its next fork.
 
-    Where the app or its base is another one than that which the resident process holds, a new
-    process takes its place, so that nothing of the other stays in memory.
+    Where the app or its base is another one than that which the resident process holds, or files
+    have changed, a new process takes its place, so that nothing of the other stays in memory.
 
     Parameters
     ----------
@@ -34,6 +36,10 @@ def tell(app: Path, entry: str, base: str, values: Mapping[str, Any]) -> None:
         Names what is large, such as the base model.
     values : mapping
         As JSON has them.
+    files : sequence of str
+        Files, and folders of files, that are read: where one is changed, nothing is held any more.
     """
-    record = {"app": str(app), "entry": entry, "base": base, "values": dict(values)}
+    record = {
+        "app": str(app), "entry": entry, "base": base, "values": dict(values), "files": list(files),
+    }  # fmt: skip
     os.write(int(os.environ[RESIDENT].partition(":")[2]), json.dumps(record).encode() + b"\n")

@@ -281,7 +281,9 @@ def message_rows(repeats: int) -> list[Row]:
             return processor_seconds(command, environment)[0]
 
         def warm(steps: int) -> float:
-            shim, of_fork = processor_seconds([client, *words(steps)], environment)
+            command = [client, *words(steps)]
+            processor_seconds(command, environment)  # has these settings' model held
+            shim, of_fork = processor_seconds(command, environment)
             return shim + float(of_fork)
 
         def words(steps: int) -> list[str]:
@@ -291,8 +293,7 @@ def message_rows(repeats: int) -> list[Row]:
             command = [sys.executable, "-c", BARE, find_model(settings.task.model)]
             return processor_seconds(command, environment)[0]
 
-        for first in (cold, warm):  # prepares the node's samples; has the base model held
-            first(STEPS)
+        cold(STEPS)  # the first message of a node prepares its samples
         rounds = [
             (cold(STEPS), bare(), warm(STEPS), warm(MANY_STEPS)) for _ in range(2 * repeats + 1)
         ]

@@ -10,6 +10,7 @@ that this process has taken.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -29,7 +30,8 @@ def main() -> None:
 
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
     arrays = ArrayRecord(load_file(folder / "adapter.safetensors"))
-    config = ConfigRecord({"server-round": 1, "run-key": "bench"})
+    run = hashlib.sha256(sys.argv[2].encode()).hexdigest()[:16]
+    config = ConfigRecord({"server-round": 1, "run-key": run})
     content = RecordDict({"arrays": arrays, "config": config})
     message = Message(content, 1, "train", group_id="1")
     message.metadata.__dict__["_message_id"] = "1"

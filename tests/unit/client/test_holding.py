@@ -43,6 +43,7 @@ def test_what_is_held_is_what_the_next_message_looks_for(tiny, tmp_path, asked, 
     settings, config = tiny(), {"partition-id": 0, "state-dir": str(tmp_path)}
     holding.hold_for_next(*message(settings, config))
     (request,) = asked()
+    assert settings.task.model in request["files"]
     module, _, name = request["entry"].partition(":")
     assert (module, getattr(holding, name)) == (holding.__name__, holding.hold)
     held = holding.hold(request["values"])

@@ -23,6 +23,12 @@ def test_flowers_options_are_handed_on_as_they_are(started):
     assert started == [(FLOWERS, 5.0), (FLOWERS, 600.0)]
 
 
+def test_nobody_waits_a_negative_time(started, capsys):
+    assert command.main(["node", "--idle-timeout", "-1"]) == 1
+    assert capsys.readouterr().err == "error: --idle-timeout is -1, but must be 0 or more\n"
+    assert started == []
+
+
 @pytest.mark.parametrize("words", [["--isolation", "process"], ["--isolation=process"]])
 def test_client_processes_that_somebody_else_starts_cannot_be_warm(started, capsys, words):
     assert command.main(["node", *FLOWERS, *words]) == 1

@@ -62,7 +62,8 @@ def hold(values):
     return values["value"]
 
 def told(base, value):
-    tell(pathlib.Path(__file__).parents[1], "app.part:hold", base, {"value": value})
+    app = pathlib.Path(__file__).parents[1]
+    tell(app, "app.part:hold", base, {"value": value}, [str(app / "read")])
     return f"{WORD} {HELD}"
 """
 
@@ -205,6 +206,10 @@ def test_an_app_is_held_as_long_as_it_is_the_same(own_node, tmp_path):
     assert node.message("app", str(other), "base", "c")[1] == "other ['c']\n"
     (other / "app" / "part.py").write_text(PART.replace("first", "changed"))
     assert node.message("app", str(other), "base", "c")[1] == "changed []\n"
+    assert node.message("app", str(other), "base", "c")[1] == "changed ['c']\n"
+    (other / "read").write_text("what the app has read")
+    assert node.message("app", str(other), "base", "c")[1] == "changed []\n"
+    assert node.message("app", str(other), "base", "c")[1] == "changed ['c']\n"
 
 
 def test_another_base_gets_a_new_process_under_the_same_number(own_node, tmp_path):
@@ -253,7 +258,7 @@ def test_who_is_not_answered_gets_a_cold_process(own_node):
     node.message("echo", "0")
     node.resident().suspend()
     shim = node.folder / "shim.py"
-    shim.write_text(shim.read_text().replace("PATIENCE = 300.0", "PATIENCE = 0.2"))
+    shim.write_text(shim.read_text().replace("PATIENCE = 15.0", "PATIENCE = 0.2"))
     process = node.start("echo", "0")
     assert process.wait(HANGING) == 7
     node.resident().resume()  # and does not do again what was given up
