@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Any
 
 PATIENCE = 15.0
-"""Seconds to wait for a resident process, which may be starting or loading a base model: Flower gives
-a message up from which it has heard nothing for 30 s (``HEARTBEAT_DEFAULT_INTERVAL``)."""
+"""Seconds to wait for a resident process, which may be starting or loading a base model: Flower
+gives a message up of which it has heard nothing for 30 s (``HEARTBEAT_DEFAULT_INTERVAL``)."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
