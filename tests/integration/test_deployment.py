@@ -39,7 +39,7 @@ def running(tmp_path_factory):
     with federation(tmp_path_factory.mktemp("federation"), NAMES, cold=NAMES[1:]) as running:
         assert len(own_processes() - before) >= 2 + len(NAMES)
         yield running
-    assert own_processes() == before
+    assert not own_processes() - before
 
 
 @pytest.fixture(scope="module")
@@ -157,5 +157,5 @@ def test_a_deployment_that_is_stopped_leaves_nothing_running(tmp_path):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=HANGING)
     assert (process.returncode, errors.strip()) == (130, "error: stopped by the user")
-    assert own_processes() == before
+    assert not own_processes() - before
     assert not (tmp_path / "run").exists()
