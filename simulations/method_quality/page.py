@@ -54,12 +54,12 @@ def remark(store: Store, rows: Sequence[Row]) -> str:
         return f"- {store.benchmark.title}: not run."
     seeds, tuned = list(rows[0].group.runs), tables.tuned_entries(store)
     runs = f"{len(seeds)} seeds" if len(seeds) != 1 else "one seed, so there is no spread"
+    lacking = tables.not_run(store)
     rates = "the preset's for all"
     if tuned:
-        rest = [e for e in store.benchmark.entries if e not in tuned]
+        rest = [e for e in store.benchmark.entries if e not in (*tuned, *lacking)]
         rates = "one of a grid for each method"
         rates += f", but the preset's for {', '.join(rest)}" if rest else ""
-    lacking = tables.not_run(store)
     words = f"; not run: {', '.join(lacking)}" if lacking else ""
     numbers = ", ".join(map(str, seeds))
     return f"- {store.benchmark.title}: {runs} ({numbers}); learning rate: {rates}{words}."

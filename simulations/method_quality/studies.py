@@ -30,7 +30,7 @@ DIGITS = ("digits-shared", "digits-conflicting")
 SENTIMENT = "sentiment"
 CIFAR10 = "cifar10-dinov2"
 """The main benchmark."""
-PAPER = "potara, as the paper"
+PAPER = "potara (paper)"
 """Potara with the paper's own choices, of which its rule for λ is one."""
 SETTINGS_OF: dict[str, dict[str, Value]] = {
     PAPER: {
