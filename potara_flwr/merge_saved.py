@@ -21,7 +21,7 @@ from potara_flwr.methods import METHODS, Client, Outcome
 from potara_flwr.methods.potara import conclude, weigh
 from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
 from potara_flwr.models.lora import LoraModel
-from potara_flwr.models.saved import SavedAdapter, read_saved
+from potara_flwr.models.peft_adapter import PeftAdapter, read_peft_adapter
 from potara_flwr.results.saving import read_classes_file, save_merge
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.groups import Value
@@ -73,7 +73,7 @@ def merge_saved(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out} is in use; name a new folder")
-    adapters = read_saved(first), read_saved(second)
+    adapters = read_peft_adapter(first), read_peft_adapter(second)
     settings = settled(adapters, data, settings, given)
     with one_thread():
         bench = Workbench(settings)
@@ -98,7 +98,7 @@ def merge_saved(
 
 
 def settled(
-    adapters: tuple[SavedAdapter, SavedAdapter],
+    adapters: tuple[PeftAdapter, PeftAdapter],
     data: str,
     settings: Settings,
     given: Sequence[str],
@@ -162,7 +162,7 @@ def endings(layers: Sequence[str]) -> list[str]:
     return short if whole else list(layers)
 
 
-def fitted(adapter: SavedAdapter, model: LoraModel, settings: Settings) -> Adapter:
+def fitted(adapter: PeftAdapter, model: LoraModel, settings: Settings) -> Adapter:
     """Bring an adapter to the layers, rank and scaling of a model; a head that it lacks is the
     base model's own.
 

@@ -30,7 +30,7 @@ CHANGE_BASE = ("pissa", "olora", "corda", "loftq")
 
 
 @dataclass(frozen=True)
-class SavedAdapter:
+class PeftAdapter:
     """An adapter of peft's as it lies in a folder."""
 
     folder: Path
@@ -55,7 +55,7 @@ class SavedAdapter:
         """The highest rank of any layer."""
         return max(self.tensors[a].shape[0] for a, _ in lora_pairs(self.tensors))
 
-    def scaled(self, scaling: float) -> SavedAdapter:
+    def scaled(self, scaling: float) -> PeftAdapter:
         """Return the same updates with another scaling: the difference goes into B."""
         factors = {b: self.scaling[a] / scaling for a, b in lora_pairs(self.tensors)}
         tensors = {
@@ -64,7 +64,7 @@ class SavedAdapter:
         }
         return replace(self, tensors=tensors, scaling=dict.fromkeys(self.scaling, scaling))
 
-    def widened(self, like: Adapter, rank: int) -> SavedAdapter:
+    def widened(self, like: Adapter, rank: int) -> PeftAdapter:
         """Return the same updates with the layers of ``like`` and one rank: what lacks is zero.
 
         A layer without an update takes the A of ``like``, with B = 0, so that a merge of factors
@@ -91,7 +91,7 @@ def _padded(tensor: Tensor, rank: int, dim: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(shape)], dim) if shape[dim] else tensor
 
 
-def read_saved(folder: Path) -> SavedAdapter:
+def read_peft_adapter(folder: Path) -> PeftAdapter:
     """Read an adapter folder of peft's (adapter_config.json, adapter_model.safetensors).
 
     Raises
@@ -123,7 +123,7 @@ def read_saved(folder: Path) -> SavedAdapter:
         raise SettingsError(f"{folder} is no LoRA of A and B alone: {what}")
     scaling = {a: _scaling(config, layer_of(a), tensors[a].shape[0]) for a, _ in pairs}
     floats = {name: tensor.float() for name, tensor in tensors.items()}
-    return SavedAdapter(folder, config.base_model_name_or_path or "", floats, scaling)
+    return PeftAdapter(folder, config.base_model_name_or_path or "", floats, scaling)
 
 
 def _read_config(folder: Path) -> LoraConfig:
