@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from potara_flwr.command.words import BaseModelPlace
+
 
 def export(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", hidden=True)],
@@ -26,12 +28,7 @@ def export(
     dtype: Annotated[
         Literal["float16", "float32", "bfloat16"] | None, typer.Option(help="Type of all tensors.")
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Base model, if not where the run had it.", show_default=False
-        ),
-    ] = "",
+    model: BaseModelPlace = "",
 ) -> None:
     """Write the adapters of a run's clients as servers take them.
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from potara_flwr.command.words import BaseModelPlace
+
 
 def personalize(
     federated: Annotated[
@@ -26,12 +28,7 @@ def personalize(
         int | None,
         typer.Option(metavar="NUMBER", min=0, help="Which client of the run this is, from 0."),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Base model, if not where the run had it.", show_default=False
-        ),
-    ] = "",
+    model: BaseModelPlace = "",
 ) -> None:
     """Personalize a saved federated adapter, with no server.
 

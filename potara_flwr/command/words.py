@@ -1,4 +1,4 @@
-"""What several subcommands take: words for settings, and a folder for results."""
+"""What several subcommands take: words for settings, folders, the place of a base model."""
 
 from __future__ import annotations
 
@@ -24,4 +24,10 @@ SettingWords = Annotated[
 ]
 ResultsFolder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Results folder (default: results/<time>).")
+]
+BaseModelPlace = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Base model, if not where the run had it.", show_default=False
+    ),
 ]

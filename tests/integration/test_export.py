@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from architectures import write_image_model, write_text_model
+from coloured_images import write_coloured_images
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -128,13 +129,7 @@ def test_texts_with_a_pooler_made_by_the_seed(tmp_path, capsys):
 
 
 def test_images_with_normalization_in_the_head(tmp_path):
-    draws = np.random.default_rng(0)
-    for number in range(48):
-        pixels = draws.integers(0, 90, (20, 24, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 60
-        place = tmp_path / "images" / CLASSES[number % 3] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
+    images = write_coloured_images(tmp_path / "images", CLASSES, 48)
     settings = from_flat({
         **SMALL, "task.name": "image-classification", "data.path": str(tmp_path / "images"),
         "task.model": str(write_image_model(tmp_path / "model", "levit")), "method": "fedit_ft",
@@ -147,7 +142,9 @@ def test_images_with_normalization_in_the_head(tmp_path):
     processor = transformers.AutoImageProcessor.from_pretrained(
         tmp_path / "models" / "client-0", backend="pil"
     )
-    pixels = processor(Image.open(place), return_tensors="pt")["pixel_values"]
+    pixels = processor(Image.open(images / CLASSES[0] / "0.png"), return_tensors="pt")[
+        "pixel_values"
+    ]
     assert pixels.shape == (1, 3, 32, 32)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import SIDE, write_image_model, write_text_model, write_word_tokenizer
+from coloured_images import write_coloured_images
 from PIL import Image
 from tiny_llama import make_tiny_llama
 from tiny_models import WORDS, make_tiny_digits_vit
@@ -211,13 +212,7 @@ def check_use(names, settings, entry, labels, tolerance=1e-5):
 
 @pytest.mark.parametrize(("name", "side"), [("vit", 0), ("mobilevit", 0), ("mobilevit", 64)])
 def test_images(name, side, tmp_path):
-    draws = np.random.default_rng(0)
-    for number in range(60):
-        pixels = draws.integers(0, 90, (20, 24, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 60
-        place = tmp_path / "images" / CLASSES[number % 3] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
+    write_coloured_images(tmp_path / "images", CLASSES, 60)
     settings = from_flat({
         **SMALL, "task.name": "image-classification", "data.path": str(tmp_path / "images"),
         "task.model": str(write_image_model(tmp_path / "model", name)), "method": "fedit_ft",

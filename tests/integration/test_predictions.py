@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import write_image_model, write_text_model
+from coloured_images import write_coloured_images
 from PIL import Image
 from tiny_llama import make_tiny_llama
 
@@ -120,13 +121,7 @@ def test_labels_of_texts(tmp_path, capsys):
 
 
 def test_labels_of_images(tmp_path):
-    draws = np.random.default_rng(0)
-    for number in range(48):
-        pixels = draws.integers(0, 90, (20, 24, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 60
-        place = tmp_path / "images" / CLASSES[number % 3] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
+    write_coloured_images(tmp_path / "images", CLASSES, 48)
     settings = from_flat({
         **SMALL, "task.name": "image-classification", "data.path": str(tmp_path / "images"),
         "task.model": str(write_image_model(tmp_path / "model", "vit")), "method": "fedit_ft",
