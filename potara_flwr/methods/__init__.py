@@ -3,6 +3,7 @@
 A method is a row here and a few functions in a file of its own (docs/reference/methods.md).
 """
 
+from potara_flwr.methods.apfl import keep_mix, train_beside
 from potara_flwr.methods.base import Method, keep_received
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.ditto import keep_personal, train_both
@@ -14,6 +15,7 @@ from potara_flwr.methods.ffa_lora import train_b
 from potara_flwr.methods.local import fine_tune, train_only_here
 from potara_flwr.methods.outcome import Outcome, Update
 from potara_flwr.methods.peft_merges import merge_by_dare, merge_by_ties
+from potara_flwr.methods.pf2lora import keep_both, score_both, train_two_levels
 from potara_flwr.methods.potara import merge_by_evidence
 from potara_flwr.strategies.rest_of_world import RestOfWorld
 
@@ -119,6 +121,31 @@ METHODS: dict[str, Method] = {
         adapters=("initial", "federated"),
         personalize=keep_personal,
         train_round=train_both,
+        trainings=2,
+    ),
+    "apfl": Method(
+        title="APFL",
+        source="2003.13461",
+        shared=("A", "B", "head"),
+        keeps="its personal adapter and α",
+        summary="Each client trains a personal adapter where it is mixed with the federated one, "
+        "with a weight α that it learns.",
+        adapters=("initial", "federated", "local"),
+        personalize=keep_mix,
+        train_round=train_beside,
+        trainings=2,
+    ),
+    "pf2lora": Method(
+        title="PF2LoRA",
+        source="2503.03920",
+        shared=("A", "B", "head"),
+        keeps="its own small adapter",
+        summary="Clients train one adapter together, each with a smaller one of its own next to "
+        "it, through whose steps the common one is trained.",
+        adapters=("initial", "federated"),
+        personalize=keep_both,
+        train_round=train_two_levels,
+        score_round=score_both,
         trainings=2,
     ),
     "fedprox": Method(

@@ -13,7 +13,7 @@ from potara_flwr.models.lora import LoraModel
 from potara_flwr.models.runner import AdapterRunner
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, Task
-from potara_flwr.training.local_steps import Proximal, Score, evaluate, train
+from potara_flwr.training.local_steps import Descent, Proximal, Score, evaluate, train
 from potara_flwr.training.schedules import CONSTANT, Course
 
 Memo = Callable[[str, Adapter, Callable[[], Adapter]], tuple[Adapter, float]]
@@ -62,6 +62,7 @@ class Client:
         frozen: Collection[str] = (),
         proximal: Proximal | None = None,
         course: Course = CONSTANT,
+        descent: Descent | None = None,
     ) -> tuple[Adapter, float]:
         """Take optimizer steps from ``start`` on the client's samples, and count them.
 
@@ -75,7 +76,7 @@ class Client:
             What it trains on now; by default what it always does.
         model : AdapterRunner, optional
             Runs the tensors that are trained; by default the base model with one adapter.
-        frozen, proximal, course
+        frozen, proximal, course, descent
             As in :func:`potara_flwr.training.local_steps.train`.
 
         Returns
@@ -96,6 +97,7 @@ class Client:
             frozen=frozen,
             proximal=proximal,
             course=course,
+            descent=descent,
             deadline=self.deadline,
         )
         self._count(steps, time.perf_counter() - began)
@@ -110,21 +112,26 @@ class Client:
         model: AdapterRunner | None = None,
         frozen: Collection[str] = (),
         proximal: Proximal | None = None,
+        descent: Descent | None = None,
     ) -> tuple[Adapter, float]:
         """Take the local steps of one federated round; ``stream`` names the order of samples."""
-        settings = self.settings.train
-        steps = settings.local_steps
-        done, total = (server_round - 1) * steps, self.rounds * steps
         return self.train(
             start,
-            steps=steps,
+            steps=self.settings.train.local_steps,
             purpose=(stream, server_round),
             when=f"round {server_round}",
             model=model,
             frozen=frozen,
             proximal=proximal,
-            course=Course(settings.schedule, settings.warmup_steps, done, total),
+            course=self.course_of(server_round),
+            descent=descent,
         )
+
+    def course_of(self, server_round: int) -> Course:
+        """Return the course of the learning rate in one federated round."""
+        settings = self.settings.train
+        done, total = ((at * settings.local_steps) for at in (server_round - 1, self.rounds))
+        return Course(settings.schedule, settings.warmup_steps, done, total)
 
     def train_alone(
         self,

@@ -408,6 +408,21 @@ class BaselineSettings(Group):
     dare_density: float = Field(
         0.5, gt=0, le=1, description="DARE: share of the entries of a task vector that are kept"
     )
+    apfl_alpha: float = Field(
+        0.5, ge=0, le=1, description="APFL: α, the weight of the personal adapter, at first"
+    )
+    apfl_rate: float = Field(
+        0.1, ge=0, description="APFL: learning rate of α, which takes one step a round"
+    )
+    pf2lora_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="PF2LoRA: rank of a client's own adapter, as a share of `lora.rank`",
+    )
+    pf2lora_rate: float = Field(
+        0.1, ge=0, description="PF2LoRA: learning rate of a client's own adapter (SGD)"
+    )
     feddpa_samples: int = Field(
         5, ge=1, description="FedDPA: training samples that a sample is compared with"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -95,6 +95,90 @@ def batches(num: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor
         queue = queue[batch_size:]
 
 
+Descent = Callable[[Adapter, Sequence[Samples]], float]
+"""Tensors in training, and a batch in parts → its mean loss, whose gradients are added to those of
+the tensors: what a step does before the optimizer's."""
+
+
+def plain_descent(model: AdapterRunner, task: Task) -> Descent:
+    """Return the gradients of the mean loss, part after part."""
+
+    def descend(tensors: Adapter, batch: Sequence[Samples]) -> float:
+        value, num = 0.0, sum(num_samples(part) for part in batch)
+        for part in batch:
+            inputs = task.collate(part)
+            loss = task.losses(model(tensors, inputs), inputs).mean()
+            if len(batch) > 1:
+                loss = loss * (num_samples(part) / num)
+            value += loss.item()
+            loss.backward()
+        return value
+
+    return descend
+
+
+class Learner:
+    """Tensors in training, with an AdamW of their own; ``frozen`` ones stay as they are."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        settings: TrainSettings,
+        device: torch.device,
+        frozen: Collection[str] = (),
+    ) -> None:
+        self.settings = settings
+        self.tensors = {
+            name: tensor.to(device, copy=True).requires_grad_(name not in frozen)
+            for name, tensor in adapter.items()
+        }
+        self.parameters = [tensor for tensor in self.tensors.values() if tensor.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+
+    def step(self, factor: float) -> None:
+        """Step along the gradients, clipped, at a share of the highest learning rate."""
+        if self.settings.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+        self.optimizer.step()
+
+    @property
+    def adapter(self) -> Adapter:
+        """The tensors as they are now, on the CPU."""
+        return {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+
+
+def check_loss(loss: float, who: str, when: str, rate: str) -> None:
+    """Check that training goes on.
+
+    Parameters
+    ----------
+    who, when : str
+        E.g. ``client 3, round 2`` and ``step 1 of 10``.
+    rate : str
+        The setting to lower, and what it is now.
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite.
+    """
+    if not math.isfinite(loss):
+        raise TrainingError(f"{who}: the loss is {loss} at {when}; lower {rate}")
+
+
+def check_finite(adapter: Adapter, who: str, steps: int, rate: str) -> None:
+    """Check what training has given, see :func:`check_loss`."""
+    if not all(tensor.isfinite().all() for tensor in adapter.values()):
+        raise TrainingError(f"{who}: the adapter is not finite after {steps} steps; lower {rate}")
+
+
 def train(
     model: AdapterRunner,
     task: Task,
@@ -108,6 +192,7 @@ def train(
     frozen: Collection[str] = (),
     proximal: Proximal | None = None,
     course: Course = CONSTANT,
+    descent: Descent | None = None,
     deadline: float = math.inf,
 ) -> tuple[Adapter, float]:
     """Take ``steps`` AdamW steps from ``adapter``; return the new adapter and the mean loss.
@@ -124,6 +209,8 @@ def train(
         A penalty that is added to the loss, but not to the mean that is returned.
     course : Course
         Of the learning rate.
+    descent : callable, optional
+        What gives a step its gradients and its loss; by default those of the mean loss.
     deadline : float
         Of the work, by ``time.monotonic()``, in seconds: nobody waits for it after that.
 
@@ -134,17 +221,9 @@ def train(
         and the step.
     """
     device = device_of(model.module)
-    trained = {
-        name: tensor.to(device, copy=True).requires_grad_(name not in frozen)
-        for name, tensor in adapter.items()
-    }
-    parameters = [tensor for tensor in trained.values() if tensor.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
+    learner = Learner(adapter, settings, device, frozen)
+    descend = descent or plain_descent(model, task)
+    rate = f"train.learning-rate (now {settings.learning_rate:g})"
     total = 0.0
     with fork_rng(device), dropout_on(model):
         torch.manual_seed(derive_seed(seed, "dropout"))
@@ -156,35 +235,16 @@ def train(
                     f"{who}: too late, stopped at step {step} of {steps}; raise federation.timeout "
                     "or lower the number of steps"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            value = 0.0
-            for part in indices.chunk(settings.accumulate):
-                batch = task.collate(take(samples, part, device))
-                loss = task.losses(model(trained, batch), batch).mean()
-                if len(part) < len(indices):
-                    loss = loss * (len(part) / len(indices))
-                value += loss.item()
-                if not math.isfinite(value):
-                    raise TrainingError(
-                        f"{who}: the loss is {value} at step {step} of {steps}; lower "
-                        f"train.learning-rate (now {settings.learning_rate:g})"
-                    )
-                loss.backward()
+            learner.optimizer.zero_grad(set_to_none=True)
+            parts_of_batch = indices.chunk(settings.accumulate)
+            value = descend(learner.tensors, [take(samples, at, device) for at in parts_of_batch])
+            check_loss(value, who, f"step {step} of {steps}", rate)
             total += value
             if proximal is not None:
-                proximal(trained).backward()
-            if settings.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * course.factor(step - 1)
-            optimizer.step()
-    result = {name: tensor.detach().cpu() for name, tensor in trained.items()}
-    if not all(tensor.isfinite().all() for tensor in result.values()):
-        raise TrainingError(
-            f"{who}: the adapter is not finite after {steps} steps; lower train.learning-rate (now "
-            f"{settings.learning_rate:g})"
-        )
-    return result, total / max(steps, 1)
+                proximal(learner.tensors).backward()
+            learner.step(course.factor(step - 1))
+    check_finite(learner.adapter, who, steps, rate)
+    return learner.adapter, total / max(steps, 1)
 
 
 @torch.no_grad()

@@ -29,6 +29,8 @@ KEPT = {
     "fedsa_lora": {"own"},
     "feddpa_t": {"local"},
     "ditto": {"personal"},
+    "apfl": {"personal", "alpha"},
+    "pf2lora": {"own"},
     "fedalt": {"individual", "mixer"},
 }
 
@@ -99,7 +101,8 @@ def test_a_run_sends_what_the_exchange_table_says_and_reports_what_it_has(run_of
         in_rounds = sum(at["training_seconds"][client["client"]] for at in results["rounds"])
         after = client["seconds"].get("local_training") or 0.0
         assert client["seconds"]["training"] == pytest.approx(in_rounds + after)
-        assert ("weight" in client["personalized"]) == (method[:6] in ("potara", "feddpa"))
+        weighed = method[:6] in ("potara", "feddpa", "apfl")
+        assert ("weight" in client["personalized"]) == weighed
     assert set(results["seconds"]) == {"gathering", "rounds", "personalization"}
     assert (folder / "federated").is_dir() == ("federated" in row.adapters)
     write_report(results, tmp_path)

@@ -48,7 +48,7 @@ def test_rounds_of_a_baseline_are_set_or_follow_from_the_steps(tiny):
     rounds = {name: row.rounds(tiny(overrides)) for name, row in METHODS.items()}
     assert rounds["potara"] == rounds["fedit_ft"] == rounds["feddpa_f"] == rounds["ties"] == 20
     assert rounds["fedit"] == rounds["ffa_lora"] == rounds["fedalt"] == 50
-    assert rounds["ditto"] == rounds["feddpa_t"] == 25
+    assert rounds["ditto"] == rounds["feddpa_t"] == rounds["apfl"] == rounds["pf2lora"] == 25
     assert rounds["local"] == 0
     chosen = tiny({**overrides, "federation.baseline-rounds": 7})
     assert METHODS["fedit"].rounds(chosen) == METHODS["ditto"].rounds(chosen) == 7
