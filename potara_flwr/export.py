@@ -21,6 +21,8 @@ from transformers.utils.hub import cached_file
 
 from potara_flwr.core.errors import SettingsError, StorageError
 from potara_flwr.core.storage import whole_folder
+from potara_flwr.models.adapter import lora_pairs
+from potara_flwr.models.peft_adapter import read_peft_adapter
 from potara_flwr.models.pretrained import find_model, load_config
 from potara_flwr.results.run_file import ADAPTER_FILE
 from potara_flwr.results.saving import CLASSES_FILE
@@ -143,16 +145,20 @@ def _name_of(saved: SavedAdapter) -> str:
 
 
 def _write_adapter(saved: SavedAdapter, place: Path, base_name: str, dtype: DType | None) -> None:
-    """Write an adapter, with its classes where it has a head, as peft loads it."""
+    """Write an adapter, with its classes where it has a head, as peft loads it; of one rank."""
     config = json.loads((saved.folder / CONFIG_FILE).read_text())
     if base_name:
         config["base_model_name_or_path"] = base_name
-    (place / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     with safe_open(saved.folder / ADAPTER_FILE, "pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if config["rank_pattern"] or config["alpha_pattern"]:  # Servers know one rank and one alpha.
+        even, told = read_peft_adapter(saved.folder).evened()
+        tensors |= {name: even[name] for pair in lora_pairs(tensors) for name in pair}
+        config |= told
     if dtype:
         tensors = _cast(tensors, dtype, saved.folder)
+    (place / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (place / ADAPTER_FILE).write_bytes(save(tensors, metadata))
     if (saved.folder / CLASSES_FILE).is_file():
         shutil.copyfile(saved.folder / CLASSES_FILE, place / CLASSES_FILE)

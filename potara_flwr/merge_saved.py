@@ -112,10 +112,13 @@ def settled(
             f"{first.folder} is of the base model {first.base_model!r}, {second.folder} of "
             f"{second.base_model!r}: if they are the same, name it (task.model=…)"
         )
-    if first.rank != second.rank and settings.merge.space == "factors":
+    differ = [(rank, second.ranks.get(a, rank)) for a, rank in first.ranks.items()]
+    differ = [ranks for ranks in differ if ranks[0] != ranks[1]]
+    if (differ or first.rank != second.rank) and settings.merge.space == "factors":
+        one, other = differ[0] if differ else (first.rank, second.rank)
         raise SettingsError(
-            f"the ranks differ, {first.rank} and {second.rank}: factors of different shapes have "
-            "no average; merge the updates instead (merge.space=delta)"
+            f"the ranks differ, {one} and {other}: factors of different shapes have no average; "
+            "merge the updates instead (merge.space=delta)"
         )
     if bool(first.head) != bool(second.head):
         whose = (first if first.head else second).folder
@@ -140,6 +143,8 @@ def settled(
         "lora.rank": rank,
         "lora.alpha": scaling * rank,
         "lora.rslora": False,
+        "lora.rank-pattern": "",
+        "lora.alpha-pattern": "",
     }
     if settings.task.name == "digits":
         raise SettingsError(

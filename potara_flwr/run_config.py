@@ -15,7 +15,7 @@ from potara_flwr.core.errors import SettingsError, nearest
 from potara_flwr.merging.rules import RULES
 from potara_flwr.methods import METHODS
 from potara_flwr.settings.groups import RunSettings, Value
-from potara_flwr.settings.schema import Settings, allowed, schema
+from potara_flwr.settings.schema import Settings, allowed, schema, unknown
 from potara_flwr.tasks import TASKS
 
 
@@ -39,7 +39,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
     }
     for name, value in values.items():
         if name not in known:
-            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
+            raise SettingsError(unknown(name))
         group, _, key = name.rpartition(".")
         (nested.setdefault(group, {}) if group else nested)[key] = value
     try:
@@ -51,6 +51,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
             f"setting {name} is {first['input']!r}, but must be {allowed(known[name])}"
         ) from None
     _check_registered(settings)
+    _check_patterns(settings)
     _check_run(settings.run)
     _check_names(settings)
     _check_privacy(settings)
@@ -79,6 +80,22 @@ def _check_registered(settings: Settings) -> None:
             f"federation.aggregation=exact averages updates, but method={settings.method} sends no "
             "B; use factors"
         )
+
+
+def _check_patterns(settings: Settings) -> None:
+    """Check that modules with a rank or alpha of their own are told as peft takes them."""
+    lora = settings.lora
+    for name, text, read, kind in (
+        ("rank", lora.rank_pattern, lambda: lora.ranks, "a rank from 1"),
+        ("alpha", lora.alpha_pattern, lambda: lora.alphas, "an alpha above 0"),
+    ):
+        try:
+            read()
+        except ValueError:
+            raise SettingsError(
+                f"setting lora.{name}-pattern is {text!r}, but must be modules with {kind} each, "
+                "e.g. q_proj=16,v_proj=4"
+            ) from None
 
 
 def _check_run(run: RunSettings) -> None:

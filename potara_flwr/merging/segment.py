@@ -114,21 +114,26 @@ def mean_weight(weight: Weight) -> float:
     return total / sum(tensor.numel() for tensor in weight.values())
 
 
-def deltas(adapter: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
-    """Return the update ΔW = s·B·A of every layer, shape (out, in), by the name of its A.
+def deltas(
+    adapter: Mapping[str, Tensor], scaling: float | Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Return the update ΔW = s·B·A of every layer, shape (out, in), by the name of its A; s is one
+    for all, or one for each, by the same names.
 
     That of a convolution is (out, in, height, width): B is one of 1 × 1 after A, as peft has it.
     """
+    each = scaling if isinstance(scaling, Mapping) else dict.fromkeys(adapter, scaling)
     return {
-        a: (scaling * adapter[b].flatten(1) @ adapter[a].flatten(1)).unflatten(
+        a: (each[a] * adapter[b].flatten(1) @ adapter[a].flatten(1)).unflatten(
             1, adapter[a].shape[1:]
         )
         for a, b in lora_pairs(adapter)
     }
 
 
-def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
-    """Bring every layer's update to ``rank`` by a truncated SVD, the best such approximation.
+def truncate(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[Adapter, float]:
+    """Bring every layer's update to its rank, by the name of its A, by a truncated SVD, the best
+    approximation of that rank.
 
     Returns
     -------
@@ -139,6 +144,7 @@ def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
     truncated = dict(adapter)
     cut = total = 0.0
     for a, b in lora_pairs(adapter):
+        rank = ranks[a]
         if adapter[a].shape[0] <= rank:
             continue
         # ΔW = Q_b (R_b R_aᵀ) Q_aᵀ: the SVD of a 2r × 2r matrix is that of the whole update.

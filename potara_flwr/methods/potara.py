@@ -33,7 +33,7 @@ from potara_flwr.messages.reports import ORACLE, Bound, Diagnosed, Grid, Traces
 from potara_flwr.methods.client import Client
 from potara_flwr.methods.local_adapter import refit, train_local
 from potara_flwr.methods.outcome import Outcome, report_of
-from potara_flwr.models.adapter import Adapter, groups
+from potara_flwr.models.adapter import Adapter, groups, lora_pairs
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples
 from potara_flwr.training.gradients import HELD_BYTES, SAMPLE_BYTES, gradients_in_batches
@@ -249,7 +249,8 @@ def merge(segment: Segment, weight: Weight, settings: Settings) -> tuple[Adapter
     """Merge at ``weight`` in the space of the settings; also return the error of an SVD, if any."""
     merged = segment.at(weight)
     if settings.merge.space == "delta" and settings.merge.svd:
-        return truncate(merged, settings.lora.rank)
+        ranks = {a: segment.federated[a].shape[0] for a, _ in lora_pairs(merged)}
+        return truncate(merged, ranks)
     return merged, None
 
 

@@ -13,7 +13,6 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +33,7 @@ from potara_flwr.models.architecture import class_parameters, find_head, target_
 from potara_flwr.models.frozen import keep_statistics
 from potara_flwr.models.generation import continue_prompts, continue_unpadded
 from potara_flwr.models.padding import PaddingSide, at_the_front, leading_padding, put_back
+from potara_flwr.models.ranks import check_patterns, layer_of, scaling_of, told_ranks
 from potara_flwr.settings.groups import LoraSettings
 
 ADAPTER_NAME = "default"
@@ -56,7 +56,7 @@ class LoraModel:
     base : nn.Module
         The pretrained model; wrapped by peft and owned by this object from here on.
     lora : LoraSettings
-        Rank, alpha, dropout and target modules.
+        Ranks, alphas, dropout and target modules.
     head_modules : tuple of str, optional
         Modules trained in full next to the LoRA factors; by default all that the base model has
         next to its pretrained part.
@@ -71,7 +71,8 @@ class LoraModel:
     Raises
     ------
     SettingsError
-        A target module is not in the model; the message lists the ones that are.
+        A target module, or one with a rank or alpha of its own, is not in the model; the message
+        lists the ones that are.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class LoraModel:
         self.config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
+            rank_pattern=lora.ranks,
+            alpha_pattern=lora.alphas,
             lora_dropout=lora.dropout,
             use_rslora=lora.rslora,
             target_modules=targets,
@@ -102,6 +105,7 @@ class LoraModel:
             # peft 0.21 asks for a property that transformers 5.23 has renamed.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            warnings.filterwarnings("ignore", message=".*_pattern keys did not match")  # refused
             torch.manual_seed(derive_seed(seed, "initial adapter"))
             self.module = get_peft_model(base, self.config, adapter_name=ADAPTER_NAME)
         self.module.eval()
@@ -121,6 +125,7 @@ class LoraModel:
             name: stored[name].detach().cpu().clone() for name in self.parameters
         }
         """The initial adapter, the same on every client and the server."""
+        check_patterns(lora, [layer_of(a) for a, _ in lora_pairs(self.initial)])
         self.buffers: Adapter = {
             name: tensor.detach().cpu().clone()
             for name, tensor in stored.items()
@@ -311,16 +316,9 @@ class LoraModel:
         ]
 
     @property
-    def scaling(self) -> float:
-        """The factor s of the update ΔW = s·B·A."""
-        return scaling_of(self.config)
-
-
-def scaling_of(config: LoraConfig) -> float:
-    """Return the factor s of the update ΔW = s·B·A: alpha / r (arXiv 2106.09685, section 4.1), or
-    alpha / √r (rsLoRA: arXiv 2312.03732, theorem 3.2).
-    """
-    return float(config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r))
+    def scaling(self) -> dict[str, float]:
+        """Name of a layer's A → the factor s of its update ΔW = s·B·A."""
+        return {a: scaling_of(self.config, layer_of(a)) for a, _ in lora_pairs(self.initial)}
 
 
 def save_adapter(
@@ -340,15 +338,9 @@ def save_adapter(
         Name of the base model, as who loads the adapter knows it.
     task_type : str, optional
         peft's name of the task, for one that it has a class for (``peft.TaskType``).
-
-    The rank is read off the tensors, and alpha follows it so that the scaling stays the same: an
-    exact merge has twice the rank of its parts (peft's checkpoint format,
-    https://huggingface.co/docs/peft/developer_guides/checkpoint).
     """
-    rank = adapter[lora_pairs(adapter)[0][0]].shape[0]
     written: dict[str, Any] = config.to_dict() | {
-        "r": rank,
-        "lora_alpha": config.lora_alpha * scaling_of(config) / scaling_of(replace(config, r=rank)),
+        **told_ranks(config, adapter),
         "base_model_name_or_path": base_model,
         "task_type": task_type,
         "inference_mode": True,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from torch import Tensor
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
 from potara_flwr.models.lora import load_adapter
+from potara_flwr.models.ranks import PREFIX, layer_of, scaling_of
 
-PREFIX = "base_model.model."
-"""Of every tensor's name in an adapter of peft's."""
 CONFIG_FILE = "adapter_config.json"
 OTHER_KINDS = (
     "use_dora", "use_qalora", "use_bdlora", "lora_bias", "kasa_config", "monteclora_config",
@@ -53,16 +52,32 @@ class PeftAdapter:
     @property
     def rank(self) -> int:
         """The highest rank of any layer."""
-        return max(self.tensors[a].shape[0] for a, _ in lora_pairs(self.tensors))
+        return max(self.ranks.values())
 
-    def scaled(self, scaling: float) -> PeftAdapter:
-        """Return the same updates with another scaling: the difference goes into B."""
-        factors = {b: self.scaling[a] / scaling for a, b in lora_pairs(self.tensors)}
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Name of a layer's A → its rank."""
+        return {a: self.tensors[a].shape[0] for a, _ in lora_pairs(self.tensors)}
+
+    def scaled(self, scaling: Mapping[str, float]) -> PeftAdapter:
+        """Return the same updates with other scalings, by the names of As: the difference goes
+        into B.
+        """
+        factors = {b: self.scaling[a] / scaling[a] for a, b in lora_pairs(self.tensors)}
         tensors = {
             name: tensor * factors[name] if factors.get(name, 1.0) != 1.0 else tensor
             for name, tensor in self.tensors.items()
         }
-        return replace(self, tensors=tensors, scaling=dict.fromkeys(self.scaling, scaling))
+        return replace(self, tensors=tensors, scaling={a: scaling[a] for a in self.scaling})
+
+    def evened(self) -> tuple[Adapter, dict[str, Any]]:
+        """Return the same updates with one rank and one scaling, and what a configuration says of
+        these.
+        """
+        scaling = next(iter(self.scaling.values()))
+        even = self.scaled(dict.fromkeys(self.scaling, scaling)).widened(self.tensors, self.rank)
+        told = {"r": self.rank, "lora_alpha": scaling * self.rank, "use_rslora": False}
+        return even.tensors, told | {"rank_pattern": {}, "alpha_pattern": {}}
 
     def widened(self, like: Adapter, rank: int) -> PeftAdapter:
         """Return the same updates with the layers of ``like`` and one rank: what lacks is zero.
@@ -77,11 +92,6 @@ class PeftAdapter:
             tensors[a] = _padded(tensors[a], rank, dim=0)
             tensors[b] = _padded(tensors[b], rank, dim=1)
         return replace(self, tensors=tensors)
-
-
-def layer_of(name: str) -> str:
-    """Return the name, in the base model, of the module whose A has this name."""
-    return name.removeprefix(PREFIX).rpartition(".lora_A")[0]
 
 
 def _padded(tensor: Tensor, rank: int, dim: int) -> Tensor:
@@ -121,7 +131,7 @@ def read_peft_adapter(folder: Path) -> PeftAdapter:
     if strange or not pairs or any(b not in tensors for _, b in pairs):
         what = f"there is {strange[0]} in it" if strange else "a factor lacks"
         raise SettingsError(f"{folder} is no LoRA of A and B alone: {what}")
-    scaling = {a: _scaling(config, layer_of(a), tensors[a].shape[0]) for a, _ in pairs}
+    scaling = {a: scaling_of(config, layer_of(a), tensors[a].shape[0]) for a, _ in pairs}
     floats = {name: tensor.float() for name, tensor in tensors.items()}
     return PeftAdapter(folder, config.base_model_name_or_path or "", floats, scaling)
 
@@ -155,10 +165,3 @@ def _read_config(folder: Path) -> LoraConfig:
             f"{folder} has trained biases (bias={config.bias!r}), which are no part of a merge"
         )
     return config
-
-
-def _scaling(config: LoraConfig, layer: str, rank: int) -> float:
-    """Return s of a layer's update: alpha / r, or alpha / √r of rsLoRA (arXiv 2312.03732)."""
-    pattern = config.alpha_pattern or {}
-    alpha = pattern.get(get_pattern_key(list(pattern), layer), config.lora_alpha)
-    return float(alpha / rank**0.5 if config.use_rslora else alpha / rank)

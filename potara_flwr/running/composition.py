@@ -28,7 +28,7 @@ from yaml import YAMLError
 
 from potara_flwr.core.errors import SettingsError, nearest
 from potara_flwr.run_config import from_flat
-from potara_flwr.settings.schema import Settings, flat, schema
+from potara_flwr.settings.schema import Settings, flat, schema, unknown
 
 INSTALLED = Path(__file__).parents[1] / "conf"
 CONF = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
@@ -205,7 +205,7 @@ def parse_words(words: Sequence[str]) -> list[Override]:
         name = override.key_or_group
         if override.is_hydra_override() or name in GROUPS or name in known:
             continue
-        raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
+        raise SettingsError(unknown(name))
     return overrides
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from potara_flwr.settings.patterns import ALPHA, RANK, read_pattern
+
 Value = bool | int | float | str
 Partition = Literal["dirichlet", "pathological", "size-skewed", "natural", "iid", "whole"]
 
@@ -198,6 +200,14 @@ class LoraSettings(Group):
 
     rank: int = Field(4, ge=1, description="rank r of the LoRA update ΔW = (alpha / r)·B·A")
     alpha: float = Field(8.0, gt=0, description="LoRA alpha; the scaling is alpha / rank")
+    rank_pattern: str = Field(
+        "",
+        description="ranks of some modules, e.g. `q_proj=16,v_proj=4`, by the ends of their names "
+        "or peft's regular expressions; the others have `lora.rank`",
+    )
+    alpha_pattern: str = Field(
+        "", description="alphas of some modules, likewise; the others have `lora.alpha`"
+    )
     rslora: bool = Field(
         False, description="rsLoRA: the scaling is alpha / √rank, for ranks of 32 and more"
     )
@@ -207,6 +217,28 @@ class LoraSettings(Group):
         description="modules that get an adapter, separated by commas; empty finds the query and "
         "value projections of the architecture, `all-linear` takes all linear modules",
     )
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ranks of :attr:`rank_pattern`, by name.
+
+        Raises
+        ------
+        ValueError
+            It is none, or a rank is not a whole number from 1.
+        """
+        return {name: int(at) for name, at in read_pattern(self.rank_pattern, RANK).items()}
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """The alphas of :attr:`alpha_pattern`, by name.
+
+        Raises
+        ------
+        ValueError
+            It is none, or an alpha is not a number above 0.
+        """
+        return {name: float(at) for name, at in read_pattern(self.alpha_pattern, ALPHA).items()}
 
 
 class TrainSettings(Group):

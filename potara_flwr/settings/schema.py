@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from potara_flwr.core.errors import nearest
 from potara_flwr.core.markdown import table
 from potara_flwr.settings.groups import (
     BaselineSettings,
@@ -82,6 +83,26 @@ def schema() -> Iterator[tuple[str, FieldInfo]]:
                 yield f"{name}.{key.replace('_', '-')}", item
         else:
             yield name, field
+
+
+REFUSED = {
+    "lora.use-dora": "DoRA scales every output of the whole weight, W₀ included: its update is no "
+    "s·B·A, and no merge, average or stack of such updates is one; leave it out (lora.rslora, "
+    "lora.rank-pattern and lora.target-modules=all-linear are there)",
+    "lora.bias": "a merge is of A, B and the head; biases stay those of the base model",
+    "lora.init-lora-weights": "A is drawn and B is 0; PiSSA, OLoRA and the like take their start "
+    "out of the base model, on which the saved adapters would no longer load",
+}
+"""Options of peft's that are no settings here, and why."""
+
+
+def unknown(name: str) -> str:
+    """Say that there is no such setting: why, or which it may have meant."""
+    asked = name.replace("_", "-")
+    for option, reason in REFUSED.items():
+        if asked in (option, option.replace("use-", "")):
+            return f"{name} is no setting: {reason}"
+    return f"unknown setting {name!r}{nearest(name, dict(schema()))}"
 
 
 def allowed(field: FieldInfo) -> str:

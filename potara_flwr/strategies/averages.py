@@ -85,13 +85,13 @@ def exact_average(
         The adapter, and its relative error: ‖ΔW − mean ΔW‖ / ‖mean ΔW‖ over all layers (Frobenius).
     """
     first = updates[0]
-    ranks = {array.shape[0] for name, array in first.items() if kind_of(name) == "A"}
+    ranks = {name: array.shape[0] for name, array in first.items() if kind_of(name) == "A"}
     if not ranks:
         return weighted_average(updates, weights), 0.0
     stacked = {
         name: torch.from_numpy(array) for name, array in stack_updates(updates, weights).items()
     }
-    truncated, error = truncate(stacked, ranks.pop())
+    truncated, error = truncate(stacked, ranks)
     return {name: truncated[name].numpy().astype(first[name].dtype) for name in first}, error
 
 

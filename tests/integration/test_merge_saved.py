@@ -142,9 +142,12 @@ def test_updates_of_other_ranks_scalings_and_layers_merge_exactly(place):
     assert json.loads((place / "merged" / "adapter_config.json").read_text())["r"] == 1 + 3
 
 
-def test_ranks_that_differ_are_refused_where_factors_merge(place, capsys):
-    save(place, "first", 1, r=1)
-    save(place, "second", 2, r=2)
+@pytest.mark.parametrize(
+    ("first", "second"), [({"r": 1}, {"r": 2}), ({"r": 2, "rank_pattern": {"query": 1}}, {"r": 2})]
+)
+def test_ranks_that_differ_are_refused_where_factors_merge(place, capsys, first, second):
+    save(place, "first", 1, **first)
+    save(place, "second", 2, **second)
     assert merge(place) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the ranks differ, 1 and 2")

@@ -10,6 +10,7 @@ from potara_flwr.models.adapter import kind_of
 
 SHAPES = {"q": (7, 5), "v": (3, 11)}  # out, in
 RANK = 2
+RANKS = {f"{name}.lora_A.weight": RANK for name in SHAPES}
 
 
 def random_adapter(seed: int) -> dict[str, torch.Tensor]:
@@ -121,7 +122,7 @@ def test_slope_is_the_derivative_along_the_segment(space):
 
 def test_truncation_is_the_best_approximation_and_reports_its_error():
     merged = segment_between(random_adapter(1), random_adapter(2), "delta").at(0.5)
-    cut, error = truncate(merged, RANK)
+    cut, error = truncate(merged, RANKS)
     wanted, got = deltas(merged, 1.0), deltas(cut, 1.0)
     missed = total = 0.0
     for name, update in wanted.items():
@@ -140,7 +141,7 @@ def test_truncation_of_no_update_can_still_be_trained():
     nothing = {
         name: torch.zeros_like(t) if kind_of(name) == "B" else t for name, t in merged.items()
     }
-    cut, error = truncate(nothing, RANK)
+    cut, error = truncate(nothing, RANKS)
     assert error == 0.0
     for name, tensor in cut.items():
         if kind_of(name) == "A":
@@ -152,6 +153,6 @@ def test_truncation_of_no_update_can_still_be_trained():
 
 def test_truncation_of_what_has_the_rank_already_changes_nothing():
     adapter = random_adapter(1)
-    cut, error = truncate(adapter, RANK)
+    cut, error = truncate(adapter, RANKS)
     assert same_bits(cut, adapter)
     assert error == 0.0

@@ -224,12 +224,14 @@ def test_updates_of_convolutions_merge_as_those_of_matrices(tmp_path):
         cut = segment.own_factors({name: tensor[None] for name, tensor in merged.items()}, "local")
         torch.testing.assert_close(cut[a][0], second[a])
         torch.testing.assert_close(cut[b][0], 0.7 * second[b])
-    small, error = truncate(merged, 2)
+    small, error = truncate(merged, dict.fromkeys(first, 2))
     assert 0 < error < 1
     assert {name: tensor.shape for name, tensor in small.items()} == {
         name: tensor.shape for name, tensor in first.items()
     }
-    same, nothing = truncate(segment_between(first, first, "delta").at(0.3), 2)
+    same, nothing = truncate(
+        segment_between(first, first, "delta").at(0.3), dict.fromkeys(first, 2)
+    )
     assert nothing < 1e-6
     for name, delta in deltas(same, 2.0).items():
         torch.testing.assert_close(delta, one[name], rtol=1e-4, atol=1e-6)

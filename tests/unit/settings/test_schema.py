@@ -55,6 +55,10 @@ def test_a_number_is_taken_for_a_text():
     ("values", "parts"),
     [
         ({"lora.rnk": 2}, ["unknown setting 'lora.rnk'", "did you mean lora.rank?"]),
+        ({"lora.use_dora": True}, ["lora.use_dora is no setting: DoRA", "lora.rslora"]),
+        ({"lora.dora": True}, ["lora.dora is no setting: DoRA"]),
+        ({"lora.bias": "all"}, ["lora.bias is no setting", "those of the base model"]),
+        ({"lora.init-lora-weights": "pissa"}, ["is no setting", "PiSSA"]),
         ({"lora.rank": "two"}, ["lora.rank", "'two'", "an integer ≥ 1"]),
         ({"lora.rank": 2.5}, ["lora.rank", "an integer ≥ 1"]),
         ({"lora.rank": True}, ["lora.rank", "an integer ≥ 1"]),
