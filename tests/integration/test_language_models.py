@@ -86,6 +86,31 @@ def test_a_tiny_variant_runs_offline(preset, runs):
     assert (folder / "report.html").is_file()
 
 
+@pytest.mark.parametrize("method", ["apfl", "pf2lora"])
+def test_methods_with_steps_of_their_own_train_a_language_model(method, places, tmp_path):
+    settings = from_flat({
+        **preset_values("commonsense-llama-tiny"), **places, "method": method,
+        "model.dtype": "float32", "model.gradient-checkpointing": True, "train.accumulate": 2,
+        "lora.dropout": 0.1, "lora.rank-pattern": "q_proj=3", "run.report": False,
+        "run.results": str(tmp_path / "run"),
+    })  # fmt: skip
+    folder = run_in_process(settings)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["refused"] == results["missing"] == []
+    bench = Workbench(settings)
+    for entry in results["clients"]:
+        assert math.isfinite(entry["personalized"]["loss"])
+        assert entry["personalized"]["loss"] not in entry["loss"].values()
+    place = folder / "clients" / "0"
+    base = AutoModelForCausalLM.from_pretrained(settings.task.model)
+    plain = PeftModel.from_pretrained(base, str(place)).eval()
+    ids = torch.arange(1, 9).unsqueeze(0)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        expected = bench.model(load_file(place / ADAPTER_FILE), inputs)
+        torch.testing.assert_close(plain(**inputs).logits, expected)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_saved_adapters_are_such_as_servers_take(preset, runs):
     folder, settings, _ = runs[preset]
