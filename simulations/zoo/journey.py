@@ -1,21 +1,19 @@
-"""One architecture through a whole run, and what plain peft makes of the adapter that is left."""
+"""One architecture through a whole run, and what the code on the cards that are left gives."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from flwr.app import Message
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -23,19 +21,16 @@ from potara_flwr.core.errors import PotaraError
 from potara_flwr.in_process import InProcessGrid, run_in_process
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.lora import KEPT, LoraModel, load_adapter
+from potara_flwr.models.runner import AdaptedModel
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.schema import Settings
-from potara_flwr.tasks.base import Batch, take
+from potara_flwr.tasks.base import Inputs, take
 from potara_flwr.tasks.workbench import workbench
+from simulations.cards import CardScore, PlainModel, score_card
 from simulations.zoo.material import write_data, write_processor, write_tokenizer
 from simulations.zoo.tiny import END, PAD, tiny_config, tiny_model
 
 Kind = Literal["image", "text", "causal"]
-AUTO_CLASSES = {
-    "image": "AutoModelForImageClassification",
-    "text": "AutoModelForSequenceClassification",
-    "causal": "AutoModelForCausalLM",
-}
 TASKS = {"image": "image-classification", "text": "text-classification", "causal": "instruction"}
 Outcome = Literal["works", "refused", "fails", "not built"]
 """``refused``: in one line before any training; ``not built``: there is no tiny model of it here,
@@ -135,7 +130,7 @@ def settings_for(kind: Kind, folder: Path) -> Settings:
             "data.path": str(data),
             "data.num-clients": 2,
             "data.partition": "iid",
-            "data.max-tokens": 16,
+            "data.max-tokens": 32,
             "federation.rounds": 2,
             "lora.rank": 2,
             "train.local-steps": 2,
@@ -158,8 +153,11 @@ def _run(journey: Journey, settings: Settings) -> None:
         if len(clients) < settings.data.num_clients:
             raise RuntimeError(next(one["reason"] for one in stored["refused"]))
         model = workbench(settings).model
-        _check_base(model, journey.kind, settings)
-        _check_adapters(model, journey.kind, settings, results, clients)
+        for entry in clients:
+            folder = results / "clients" / str(entry["client"])
+            card = score_card(folder, workbench(settings), entry["client"])
+            _check_base(model, card.names["model"])
+            _check_card(card, folder, settings, entry)
     except PotaraError as error:
         journey.outcome = "fails" if grid.trained else "refused"
         journey.words = _line(error)
@@ -178,7 +176,7 @@ def _run(journey: Journey, settings: Settings) -> None:
         journey.head = model.head_modules
 
 
-def _check_base(model: LoraModel, kind: Kind, settings: Settings) -> None:
+def _check_base(model: LoraModel, loaded: PeftModel) -> None:
     """Check that no parameter and no buffer of the base model differs from the file's.
 
     Raises
@@ -186,31 +184,17 @@ def _check_base(model: LoraModel, kind: Kind, settings: Settings) -> None:
     RuntimeError
         One does.
     """
-    plain = _plain(kind, settings).state_dict()
-    head = tuple(f"{name}." for name in model.head_modules)
+    plain = loaded.state_dict()
     for name, tensor in model.module.state_dict().items():
-        if ".lora_" in name or ".modules_to_save." in name:
-            continue
-        own = name.removeprefix("base_model.model.").replace(".base_layer", "")
-        own = own.replace(".original_module", "")
-        if not own.startswith(head) and not torch.equal(plain[own], tensor):
-            raise RuntimeError(f"the base model has changed: {own}")
+        own = ".lora_" in name or ".modules_to_save." in name
+        if not own and not torch.equal(plain[name], tensor):
+            raise RuntimeError(f"the base model has changed: {name}")
 
 
-def _plain(kind: Kind, settings: Settings) -> PreTrainedModel:
-    """Return the base model as a user loads it."""
-    options = {} if kind == "causal" else {"num_labels": 2, "ignore_mismatched_sizes": True}
-    auto_class = getattr(transformers, AUTO_CLASSES[kind])
-    base: PreTrainedModel = auto_class.from_pretrained(settings.task.model, **options)
-    if kind == "text":
-        base.config.pad_token_id = base.config.get_text_config(decoder=True).pad_token_id = PAD
-    return base
-
-
-def _check_adapters(
-    model: LoraModel, kind: Kind, settings: Settings, results: Path, clients: list[dict[str, Any]]
+def _check_card(
+    card: CardScore, folder: Path, settings: Settings, entry: Mapping[str, Any]
 ) -> None:
-    """Check that plain peft gives the logits of the run, and the loss of its results.
+    """Check that a client's card gives what the run's model says, and the numbers of its results.
 
     Raises
     ------
@@ -218,44 +202,28 @@ def _check_adapters(
         It does not.
     """
     bench = workbench(settings)
-    for entry in clients:
-        folder = results / "clients" / str(entry["client"])
-        loaded = PeftModel.from_pretrained(_plain(kind, settings), str(folder)).eval()
-        batch = bench.task.collate(take(bench.client(entry["client"]).test, slice(None)))
-        with torch.no_grad():
-            expected = model(load_adapter(folder), batch)
-            logits = _alone(loaded, batch) if kind == "causal" else _together(loaded, batch)
-            loss = bench.task.losses(logits, batch).mean().item()
-        if kind == "causal":  # on padding, nothing is meant
+    adapted = AdaptedModel(bench.model, load_adapter(folder))
+    test = take(bench.client(entry["client"]).test, slice(None))
+    batch = bench.task.collate(test)
+    with torch.no_grad():
+        expected = adapted(batch)
+        if KEPT in batch:
+            found = PlainModel(card.names["model"])(batch)
             real = batch["attention_mask"][:, -expected.shape[1] :, None] > 0
-            expected = torch.where(real, expected, 0.0)
-        if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-4):
-            far = (logits - expected).abs().max().item()
-            raise RuntimeError(f"plain peft gives other logits, by up to {far:.2g}")
-        told = entry["personalized"]["loss"]
-        if abs(loss - told) > 1e-3 * max(1.0, told):
-            raise RuntimeError(f"plain peft gives a loss of {loss:.5f}, results say {told:.5f}")
-
-
-def _together(loaded: PeftModel, batch: Batch) -> Tensor:
-    """Return the logits of a batch, as it is."""
-    outputs = loaded(**{name: at for name, at in batch.items() if not name.startswith("labels")})
-    logits: Tensor = outputs.logits if "logits" in outputs else outputs.last_hidden_state
-    return logits
-
-
-def _alone(loaded: PeftModel, batch: Batch) -> Tensor:
-    """Return the logits of the last columns of a batch of texts, each of which the model sees
-    alone and without padding, where there are 0.
-    """
-    kept = int(batch[KEPT])
-    rows = []
-    for ids, mask in zip(batch["input_ids"], batch["attention_mask"] > 0, strict=True):
-        found = loaded(input_ids=ids[mask][None]).logits[0]
-        row = found.new_zeros(len(ids), found.shape[-1])
-        row[mask] = found
-        rows.append(row[-kept:])
-    return torch.stack(rows)
+            expected = torch.where(real, expected, 0.0)  # on padding, nothing is meant
+        else:  # samples are in order of their lengths, those of the card are not
+            expected, found = (at.sort(dim=0).values for at in (expected, card.names["logits"]))
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+            far = (found - expected).abs().max().item()
+            raise RuntimeError(f"the card gives other logits, by up to {far:.2g}")
+        if KEPT in batch:
+            said = bench.task.predict(adapted, Inputs(test, [()] * len(expected)))
+            if sorted(one["answer"] for one in said) != sorted(card.names["answers"]):
+                raise RuntimeError("the card writes other answers")
+    for what, gives in (("accuracy", card.accuracy), ("loss", card.loss)):
+        told = entry["personalized"][what]
+        if abs(gives - told) > 1e-4 * max(1.0, told):
+            raise RuntimeError(f"the card gives {what} {gives:.5f}, results say {told:.5f}")
 
 
 def _line(error: Exception) -> str:
