@@ -23,12 +23,12 @@ from potara_flwr.data.questions import client_questions
 from potara_flwr.models.lora import KEPT
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import Batch, split_client, take
+from potara_flwr.tasks.digits import MEAN, STD
 from potara_flwr.tasks.text_metrics import METRICS
 from potara_flwr.tasks.workbench import Workbench
 
 Names = dict[str, Any]
 """What a card's code makes, by name."""
-CONTENTS = {"image-classification": "image", "text-classification": "text"}
 
 
 def load_by_card(folder: Path) -> Names:
@@ -38,11 +38,12 @@ def load_by_card(folder: Path) -> Names:
     return names
 
 
-def use_by_card(folder: Path, names: Names, **inputs: Any) -> Names:
-    """Run the second block of a card on raw inputs, with the names that the first has made."""
-    names |= inputs
+def use_by_card(folder: Path, names: Names, **inputs: Any) -> None:
+    """Run the second block of a card on raw inputs, with the names that the first has made, and to
+    which it adds its own.
+    """
+    names.update(inputs)
     _run_block(folder, 1, names)
-    return names
 
 
 def _run_block(folder: Path, number: int, names: Names) -> None:
@@ -63,59 +64,88 @@ class CardScore:
 def score_card(folder: Path, bench: Workbench, client: int) -> CardScore:
     """Run both blocks of a card on a client's test samples, and score what it says of them.
 
-    A card of ``instruction`` computes no loss: it is that of the model which it loads, which sees
-    each text alone.
+    Parameters
+    ----------
+    folder : Path
+        Of the adapter.
+    bench : Workbench
+        Of the settings of its run.
     """
-    names, settings = load_by_card(folder), bench.settings
-    if settings.task.name in CONTENTS:
-        inputs, labels = raw_contents(settings, client)
-        use_by_card(folder, names, **inputs)
-        loss = torch.nn.functional.cross_entropy(names["logits"].float(), labels).item()
-        classes = bench.client(client).classes
-        right = [
-            float(said == classes[label])
-            for said, label in zip(names["predicted"], labels.tolist(), strict=True)
-        ]
-    else:
-        asked = [prompt_of(one) for one in raw_questions(settings, client)]
-        use_by_card(folder, names, prompts=[prompt for prompt, _ in asked])
-        right = [
-            METRICS[settings.task.metric](said.strip(), answers)
-            for said, (_, answers) in zip(names["answers"], asked, strict=True)
-        ]
-        batch = bench.task.collate(take(bench.client(client).test, slice(None)))
-        loss = bench.task.losses(PlainModel(names["model"])(batch), batch).double().mean().item()
-    return CardScore(names, sum(right) / len(right), loss)
+    names = load_by_card(folder)
+    scores = {"instruction": _score_answers, "multiple-choice": _score_options}
+    score = scores.get(bench.settings.task.name, _score_classes)
+    return CardScore(names, *score(folder, names, bench, client))
 
 
-def raw_contents(settings: Settings, client: int) -> tuple[dict[str, Sequence[Any]], Tensor]:
+def _score_classes(
+    folder: Path, names: Names, bench: Workbench, client: int
+) -> tuple[float, float]:
+    inputs, labels = raw_contents(bench, client)
+    use_by_card(folder, names, **inputs)
+    right = [bench.client(client).classes[label] for label in labels.tolist()]
+    hits = [said == label for said, label in zip(names["predicted"], right, strict=True)]
+    loss = torch.nn.functional.cross_entropy(names["logits"].float(), labels)
+    return sum(hits) / len(hits), loss.item()
+
+
+def raw_contents(bench: Workbench, client: int) -> tuple[dict[str, Any], Tensor]:
     """Return a client's test images or texts as its data has them, by the name that a card gives
     them, and the numbers of their classes, shape (n,).
     """
-    held = client_rows(settings, client, content := CONTENTS[settings.task.name])
+    settings = bench.settings
+    if settings.task.name == "digits":
+        test = bench.client(client).test
+        return {"images": ((test["pixel_values"] * STD + MEAN) * 255).round()}, test["labels"]
+    content = "image" if settings.task.name == "image-classification" else "text"
+    held = client_rows(settings, client, content)
     split, _ = split_client(settings, client, len(held.rows), held.tested)
     rows = held.rows.select(split["test"].numpy())
     columns = [list(rows[column]) for _, column in held.source.contents]
-    names = [f"{content}s"] if len(columns) == 1 else [f"{nth}_{content}s" for nth in _NTH]
+    names = ["first_texts", "second_texts"] if len(columns) == 2 else [f"{content}s"]
     return dict(zip(names, columns, strict=True)), held.labels[split["test"]]
 
 
-_NTH = ("first", "second")
+def _score_options(
+    folder: Path, names: Names, bench: Workbench, client: int
+) -> tuple[float, float]:
+    hits, losses = [], []
+    for asked in _questions(bench.settings, client):
+        assert isinstance(asked, Example)
+        use_by_card(folder, names, prompt=asked.prompt, options=list(asked.answers))
+        hits.append(names["predicted"] == asked.answers[asked.label])
+        losses.append(-names["scores"].log_softmax(0)[asked.label].item())
+    return sum(hits) / len(hits), sum(losses) / len(losses)
 
 
-def raw_questions(settings: Settings, client: int) -> list[Example | Conversation]:
+def _score_answers(
+    folder: Path, names: Names, bench: Workbench, client: int
+) -> tuple[float, float]:
+    """Score what a card writes. It computes no loss: this is that of the model it has loaded."""
+    asked = [_asked(one) for one in _questions(bench.settings, client)]
+    use_by_card(folder, names, prompts=[prompt for prompt, _ in asked])
+    metric = METRICS[bench.settings.task.metric]
+    scores = [
+        metric(said.strip(), right)
+        for said, (_, right) in zip(names["answers"], asked, strict=True)
+    ]
+    batch = bench.task.collate(take(bench.client(client).test, slice(None)))
+    losses = bench.task.losses(PlainModel(names["model"])(batch), batch)
+    return sum(scores) / len(scores), losses.double().mean().item()
+
+
+def _questions(settings: Settings, client: int) -> list[Example | Conversation]:
     """Return a client's test questions as its data has them."""
     held = client_questions(settings, client)
     split, _ = split_client(settings, client, len(held.rows), held.tested)
     return [held.reader.read(row) for row in held.rows.select(split["test"].numpy())]
 
 
-def prompt_of(asked: Example | Conversation) -> tuple[str | list[dict[str, str]], Sequence[str]]:
+def _asked(one: Example | Conversation) -> tuple[str | list[dict[str, str]], Sequence[str]]:
     """Return a question as a card of ``instruction`` takes it, and the right answers."""
-    if isinstance(asked, Conversation):
-        *before, last = asked.messages
-        return [{"role": one.role, "content": one.content} for one in before], [last.content]
-    return listing_options(asked), asked.answers
+    if isinstance(one, Example):
+        return listing_options(one), one.answers
+    *before, last = one.messages
+    return [{"role": said.role, "content": said.content} for said in before], [last.content]
 
 
 class PlainModel:
@@ -141,9 +171,9 @@ class PlainModel:
         return torch.stack(rows)
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> Batch:
-        dtype = self.model.get_base_model().dtype
+        base: Any = self.model.get_base_model()
         return {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            name: tensor.to(base.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in batch.items()
             if not name.startswith("labels")
         }

@@ -85,7 +85,7 @@ class ImageClassification(Classification):
     [image.convert({image_mode(name)!r}) for image in images], return_tensors="pt"
 ).to(base.dtype)
 with torch.no_grad():
-    logits = model(**inputs).logits
+    logits = model(**inputs)[0]
 predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         )
 

@@ -87,7 +87,7 @@ def write_data(folder: Path, kind: str) -> Path:
     if kind == "image":
         pixels = np.random.default_rng(0)
         for number, label in enumerate(labels):
-            array = pixels.integers(0, 90, (SIDE, SIDE, 3))
+            array = pixels.integers(0, 90, (SIDE + 8, SIDE + 4, 3))  # to be resized
             array[..., 2 * label] += 150
             file = place / NAMES[label] / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)

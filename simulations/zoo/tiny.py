@@ -58,6 +58,15 @@ LISTS: tuple[tuple[str, int], ...] = (
 """The same for settings with a value a stage."""
 WIDTHS = r"hidden_sizes|embed_dims?|.*_channels|neck_hidden_sizes|base_attn_unit_dims"
 """Settings with a width a stage, which are divided by 8."""
+SPREADS = r"initializer_range|init_std"
+SPREAD = 0.1
+"""Of random weights, at least: 0.02 at a width of 768 is 0.1 at one of 32. With less, what a layer
+adds to its input, and an adapter to a layer, is lost in rounding.
+"""
+LAYER_SCALES = r"layer_scale_init(ial)?_(value|scale)"
+"""Settings that say how much of a layer's output is added to its input at first: in a tiny model
+all of it.
+"""
 
 
 def tiny_config(model_type: str) -> PretrainedConfig:
@@ -85,6 +94,10 @@ def _shrunk(config: PretrainedConfig) -> dict[str, Any]:
         elif re.fullmatch(r".*(token_id|token_index|pad_id)", name):
             if isinstance(value, int):
                 small[name] = min(value, WORDS - 1)
+        elif re.fullmatch(SPREADS, name) and isinstance(value, float):
+            small[name] = max(SPREAD, value)
+        elif re.fullmatch(LAYER_SCALES, name) and isinstance(value, float) and value:
+            small[name] = 1.0
         elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
             if (size := _first(SIZES, name)) is not None:
                 small[name] = min(size, value)
@@ -115,6 +128,7 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v3": {**_MLA, "n_group": 2, "topk_group": 2, "qk_head_dim": 16, "head_dim": 8},
     "efficientnet": {
         "width_coefficient": 0.5, "depth_coefficient": 0.2, "hidden_dim": 640,
+        "initializer_range": 0.3,
         "in_channels": [32, 16, 24, 40, 80, 112, 192],
         "out_channels": [16, 24, 40, 80, 112, 192, 320],
     },

@@ -1,7 +1,6 @@
 """The code on a model card, run as it stands, gives the numbers of the results."""
 
 import json
-import re
 from pathlib import Path
 
 import datasets
@@ -10,7 +9,6 @@ import pytest
 import torch
 from architectures import SIDE, write_image_model, write_text_model, write_word_tokenizer
 from coloured_images import write_coloured_images
-from PIL import Image
 from tiny_llama import make_tiny_llama
 from tiny_models import WORDS, make_tiny_digits_vit
 from tokenizers import processors
@@ -24,9 +22,8 @@ from transformers import (
 from potara_flwr.in_process import run_in_process
 from potara_flwr.results.folder import read_results
 from potara_flwr.run_config import from_flat
-from potara_flwr.tasks.digits import MEAN, STD
-from potara_flwr.tasks.text_metrics import METRICS
 from potara_flwr.tasks.workbench import Workbench
+from simulations.cards import PlainModel, load_by_card, raw_contents, score_card
 
 pytestmark = pytest.mark.integration
 
@@ -47,63 +44,10 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def blocks(folder):
-    """Return the blocks of code on a card."""
-    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-
-
-def executed(folder):
-    """Return the names that the first block of a card makes."""
-    names = {}
-    exec(blocks(folder)[0], names)
-    assert not names["model"].training
-    return names
-
-
-class Plain:
-    """A model as a card loads it, as a task calls it."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def inputs(self, batch):
-        kept = {name: at for name, at in batch.items() if not name.startswith("labels")}
-        return {
-            name: at.item() if not at.ndim else
-            at.to(self.model.get_base_model().dtype) if at.is_floating_point() else at
-            for name, at in kept.items()
-        }  # fmt: skip
-
-    @torch.no_grad()
-    def __call__(self, batch):
-        if "logits_to_keep" not in batch:
-            return self.model(**self.inputs(batch)).logits
-        rows = []  # of a language model: each alone, without padding
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"] > 0, strict=True):
-            found = self.model(input_ids=ids[mask][None]).logits[0]
-            row = found.new_zeros(len(ids), found.shape[1])
-            row[mask] = found
-            rows.append(row[-int(batch["logits_to_keep"]) :])
-        return torch.stack(rows)
-
-    @torch.no_grad()
-    def generate(self, batch, max_new_tokens, stop):
-        written = torch.full((len(batch["input_ids"]), max_new_tokens), stop[0])
-        for row, ids in enumerate(batch["input_ids"]):
-            text = ids[batch["attention_mask"][row] > 0].tolist()
-            for column in range(max_new_tokens):
-                text.append(self.model(input_ids=torch.tensor([text])).logits[0, -1].argmax())
-                written[row, column] = text[-1]
-                if text[-1] in stop:
-                    break
-        return written
-
-
 def check_cards(settings, folder, tolerance=1e-5):
     """Compare what every client's personalized and federated cards give with the results."""
     results, bench = read_results(folder), Workbench(settings)
     assert len(results["clients"]) == 2
-    found = {}
     for entry in results["clients"]:
         data = bench.client(entry["client"])
         told = {
@@ -111,8 +55,9 @@ def check_cards(settings, folder, tolerance=1e-5):
             folder / "federated": {key: entry[key]["federated"] for key in ("accuracy", "loss")},
         }
         for place, numbers in told.items():
-            names = executed(place)
-            losses, scores = bench.task.scores(Plain(names["model"]), data.test)
+            names = load_by_card(place)
+            assert not names["model"].training
+            losses, scores = bench.task.scores(PlainModel(names["model"]), data.test)
             assert losses.double().mean().item() == pytest.approx(numbers["loss"], rel=tolerance)
             assert scores.double().mean().item() == pytest.approx(numbers["accuracy"])
             if data.classes:
@@ -121,8 +66,7 @@ def check_cards(settings, folder, tolerance=1e-5):
                     name: at for at, name in enumerate(data.classes)
                 }
             assert names["base"].dtype == getattr(torch, settings.model.dtype)
-            found.setdefault(entry["client"], names)
-    return results, bench, found
+    return results, bench
 
 
 def write_texts(place, pairs=False):
@@ -183,31 +127,22 @@ def check_texts(folder, model, more=None, *, pairs=False):
         "run.results": str(folder / "run"), **(more or {}),
     })  # fmt: skip
     rough = 1e-3 if settings.model.dtype == "bfloat16" else 1e-5
-    results, bench, cards = check_cards(settings, run_in_process(settings), rough)
+    results, bench = check_cards(settings, run_in_process(settings), rough)
     for entry in results["clients"]:
-        names, test = cards[entry["client"]], bench.client(entry["client"]).test
-        texts = [
-            names["tokenizer"].decode(ids[mask > 0]).split()
-            for ids, mask in zip(test["input_ids"], test["attention_mask"], strict=True)
-        ]
-        if pairs:
-            names["first_texts"] = [" ".join(words[: len(words) // 2]) for words in texts]
-            names["second_texts"] = [" ".join(words[len(words) // 2 :]) for words in texts]
-        else:
-            names["texts"] = [" ".join(words) for words in texts]
-        assert len(set(map(len, texts))) > 1
-        check_use(names, settings, entry, test["labels"], rough)
+        mask = bench.client(entry["client"]).test["attention_mask"]
+        assert len(set(mask.sum(1).tolist())) > 1
+        check_use(bench, entry, rough)
 
 
-def check_use(names, settings, entry, labels, tolerance=1e-5):
-    """Run a card's second block on raw inputs; compare what it predicts with the results."""
-    folder = settings.run.results
-    exec(blocks(Path(folder) / "clients" / str(entry["client"]))[1], names)
-    loss = torch.nn.functional.cross_entropy(names["logits"].float(), labels).item()
-    assert loss == pytest.approx(entry["personalized"]["loss"], rel=tolerance)
-    classes = list(names["model"].config.label2id)
-    right = [at == classes[label] for at, label in zip(names["predicted"], labels, strict=True)]
-    assert sum(right) / len(right) == pytest.approx(entry["personalized"]["accuracy"])
+def check_use(bench, entry, tolerance=1e-5):
+    """Run a card on raw inputs; compare what it predicts with the results; return its
+    names.
+    """
+    folder = Path(bench.settings.run.results) / "clients" / str(entry["client"])
+    card = score_card(folder, bench, entry["client"])
+    assert card.loss == pytest.approx(entry["personalized"]["loss"], rel=tolerance)
+    assert card.accuracy == pytest.approx(entry["personalized"]["accuracy"])
+    return card.names
 
 
 @pytest.mark.parametrize(("name", "side"), [("vit", 0), ("mobilevit", 0), ("mobilevit", 64)])
@@ -218,14 +153,11 @@ def test_images(name, side, tmp_path):
         "task.model": str(write_image_model(tmp_path / "model", name)), "method": "fedit_ft",
         "data.image-size": side, "run.results": str(tmp_path / "run"),
     })  # fmt: skip
-    results, bench, cards = check_cards(settings, run_in_process(settings))
+    results, bench = check_cards(settings, run_in_process(settings))
     for entry in results["clients"]:
-        names, test = cards[entry["client"]], bench.client(entry["client"]).test
-        names["images"] = [
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in test["pixel_values"]
-        ]
-        assert names["images"][0].size == (side or SIDE, side or SIDE)
-        check_use(names, settings, entry, test["labels"])
+        raw, _ = raw_contents(bench, entry["client"])
+        assert raw["images"][0].size != (side or SIDE, side or SIDE)
+        check_use(bench, entry)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -235,11 +167,9 @@ def test_digits(dtype, tmp_path):
         "run.results": str(tmp_path / "run"), "model.dtype": dtype, "data.train-samples": 20,
     })  # fmt: skip
     rough = 1e-3 if dtype == "bfloat16" else 1e-5
-    results, bench, cards = check_cards(settings, run_in_process(settings), rough)
+    results, bench = check_cards(settings, run_in_process(settings), rough)
     for entry in results["clients"]:
-        names, test = cards[entry["client"]], bench.client(entry["client"]).test
-        names["images"] = ((test["pixel_values"] * STD + MEAN) * 255).round()
-        check_use(names, settings, entry, test["labels"], rough)
+        check_use(bench, entry, rough)
 
 
 def write_questions(place, options):
@@ -261,22 +191,6 @@ def language_settings(folder, task, options, more=None):
         "data.options-column": "options" if options else "", "task.max-new-tokens": 4,
         "run.results": str(folder / "run"), "data.test-samples": 8, **(more or {}),
     })  # fmt: skip
-
-
-def texts_of(tokenizer, test):
-    """Return the prompts of samples, and the texts of their answers."""
-    prompts = [
-        tokenizer.decode(ids[mask > 0], skip_special_tokens=True)
-        for ids, mask in zip(test["input_ids"], test["attention_mask"], strict=True)
-    ]
-    answers = [
-        [tokenizer.decode(ids[real > 0], skip_special_tokens=True).strip() for ids, real in row]
-        for row in (
-            zip(*one, strict=True)
-            for one in zip(test["labels_answers"], test["labels_mask"], strict=True)
-        )
-    ]
-    return prompts, answers
 
 
 def bart_decoder(folder):
@@ -304,39 +218,18 @@ def test_options(score, change, tmp_path):
     settings = language_settings(tmp_path, "multiple-choice", True, {"task.option-score": score})
     if change:
         change(tmp_path / "model")
-    folder = run_in_process(settings)
-    results, bench, cards = check_cards(settings, folder)
+    results, bench = check_cards(settings, run_in_process(settings))
     for entry in results["clients"]:
-        names, test = cards[entry["client"]], bench.client(entry["client"]).test
-        right, losses = 0, []
-        rows = zip(*texts_of(names["tokenizer"], test), test["labels"].tolist(), strict=True)
-        for prompt, options, label in rows:
-            names |= {"prompt": prompt, "options": options}
-            exec(blocks(folder / "clients" / str(entry["client"]))[1], names)
-            right += names["predicted"] == options[label]
-            losses.append(-names["scores"].log_softmax(0)[label].item())
-        told = entry["personalized"]
-        assert sum(losses) / len(losses) == pytest.approx(told["loss"], rel=1e-4)
-        assert right / len(losses) == pytest.approx(told["accuracy"])
+        check_use(bench, entry, 1e-4)
 
 
-def check_answers(settings, prompts_of=None):
+def check_answers(settings):
     """Compare what the clients' cards write with the results; yield the names that each makes."""
-    folder = run_in_process(settings)
-    results, bench, cards = check_cards(settings, folder)
+    results, bench = check_cards(settings, run_in_process(settings))
     for entry in results["clients"]:
-        names, test = cards[entry["client"]], bench.client(entry["client"]).test
-        names["prompts"], right = texts_of(names["tokenizer"], test)
-        assert len(set(map(len, names["prompts"]))) > 1
-        if prompts_of:
-            names["prompts"] = [prompts_of(text) for text in names["prompts"]]
-        exec(blocks(folder / "clients" / str(entry["client"]))[1], names)
-        scores = [
-            METRICS[settings.task.metric](answer.strip(), row)
-            for answer, row in zip(names["answers"], right, strict=True)
-        ]
-        assert sum(scores) / len(scores) == pytest.approx(entry["personalized"]["accuracy"])
-        yield names
+        mask = bench.client(entry["client"]).test["attention_mask"]
+        assert len(set(mask.sum(1).tolist())) > 1
+        yield check_use(bench, entry)
 
 
 @pytest.mark.parametrize("change", [None, bart_decoder], ids=["llama", "bart"])
@@ -367,10 +260,5 @@ def test_answers_of_chats_end_with_their_turn(template, tmp_path):
             turns = [{"role": "user", "content": row["prompt"]},
                      {"role": "assistant", "content": row["answer"]}]  # fmt: skip
             file.write(json.dumps({"messages": turns}) + "\n")
-    asked = sorted({row["prompt"] for row in rows}, key=len, reverse=True)
-
-    def chat(text):
-        return [{"role": "user", "content": next(one for one in asked if one in text)}]
-
-    for names in check_answers(settings, chat):
+    for names in check_answers(settings):
         assert names["greedy"].eos_token_id == ends

@@ -1,4 +1,4 @@
-"""A sample of the zoo: architectures of every kind through a run, loaded by plain peft after it."""
+"""A sample of the zoo: architectures of every kind through a run, whose cards are then executed."""
 
 import pytest
 

@@ -1,13 +1,12 @@
 """A card's code, run as it stands, loads what was saved, whatever the architecture."""
 
 import json
-import re
 import warnings
 
 import datasets
 import pytest
 import torch
-from architectures import IMAGE, SIDE, TEXT, write_image_model, write_text_model
+from architectures import IMAGE, TEXT, write_image_model, write_text_model
 from huggingface_hub import ModelCard
 from PIL import Image
 from tiny_models import WORDS
@@ -16,6 +15,7 @@ from potara_flwr.results.saving import save_with_card
 from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import evaluate, train
+from simulations.cards import score_card
 
 CLASSES = ("no", "yes, it's")
 
@@ -62,33 +62,13 @@ def check(folder, name, dtype="float32", tolerance=1e-4, **how):
     assert told != evaluate(model, bench.task, model.initial, data.test)
     place = folder / "saved"
     save_with_card(place, adapter, model, settings, place, "# An adapter\n", data.classes)
-    first, second = re.findall(r"```python\n(.*?)```", (place / "README.md").read_text(), re.DOTALL)
-    names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(first, names)
-    assert names["model"].config.id2label == dict(enumerate(CLASSES))
-    assert names["base"].dtype == getattr(torch, dtype)
-    if name in IMAGE:
-        names["images"] = [
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in data.test["pixel_values"]
-        ]
-        assert names["images"][0].size == (SIDE, SIDE)
-    else:
-        names["texts"] = [
-            names["tokenizer"].decode(ids[mask > 0])
-            for ids, mask in zip(
-                data.test["input_ids"], data.test["attention_mask"], strict=True
-            )
-        ]  # fmt: skip
-    exec(second, names)
-    loss = torch.nn.functional.cross_entropy(names["logits"].float(), data.test["labels"]).item()
-    assert loss == pytest.approx(told.loss, rel=tolerance)
-    right = [
-        predicted == CLASSES[label]
-        for predicted, label in zip(names["predicted"], data.test["labels"], strict=True)
-    ]
-    assert sum(right) / len(right) == pytest.approx(told.accuracy)
+        card = score_card(place, bench, 0)
+    assert card.names["model"].config.id2label == dict(enumerate(CLASSES))
+    assert card.names["base"].dtype == getattr(torch, dtype)
+    assert card.loss == pytest.approx(told.loss, rel=tolerance)
+    assert card.accuracy == pytest.approx(told.accuracy)
 
 
 @pytest.mark.parametrize("name", IMAGE | TEXT)
