@@ -30,7 +30,7 @@ from simulations.zoo.catalogue import Class, classes
 from simulations.zoo.journey import Journey, walk
 from simulations.zoo.page import store, stored, write_page
 
-A_PROCESS = 12
+A_PROCESS = 32
 """Architectures walked in one process."""
 MOST_SECONDS = 300
 """Of a walk."""
