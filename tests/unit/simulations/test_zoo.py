@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from simulations.zoo.catalogue import classes
 from simulations.zoo.page import DOCS, PAGE, page, stored
@@ -44,6 +45,13 @@ def test_a_tiny_model_is_small_and_the_same_each_time(model_type, class_name):
     one, again = tiny_model(class_name, model_type), tiny_model(class_name, model_type)
     assert sum(parameter.numel() for parameter in one.parameters()) < 200_000
     assert all(a.equal(b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
+
+
+def test_images_are_not_lost_in_the_convolutions_of_a_tiny_model():
+    model = tiny_model("PPLCNetForImageClassification", "pp_lcnet", num_labels=2)
+    logits = model(pixel_values=torch.randn(4, 3, SIDE, SIDE))[0]
+    assert logits.std(dim=0).min() > 0.05
+    assert not any(module.training for module in model.modules())
 
 
 def test_sizes_are_shrunk_in_every_part_of_a_configuration():
