@@ -16,14 +16,14 @@ from torch import Tensor
 from potara_flwr.core.errors import PotaraError, SettingsError, StorageError
 from potara_flwr.core.storage import writing
 from potara_flwr.methods import METHODS
-from potara_flwr.models.adapter import Adapter
-from potara_flwr.models.lora import LoraModel, load_adapter
+from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
+from potara_flwr.models.lora import LoraModel, device_of, load_adapter
 from potara_flwr.results.saving import save_with_card
 from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Samples, num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients
-from potara_flwr.training.local_steps import evaluate, train
+from potara_flwr.training.local_steps import evaluate, on_device, train
 
 FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError,
@@ -36,7 +36,8 @@ OTHER_TYPE = re.compile(r"BFloat16|Half|dtype|scalar type")
 
 def preflight(bench: Workbench, data: ClientData, folder: Path | None = None) -> None:
     """Load the model; take one optimizer step on one sample; compute the gradient of another; score
-    the shortest and the longest test sample in one batch; write the adapter and read it back.
+    the shortest and the longest test sample in one batch; compare a sample's logits with those of
+    another adapter; write the adapter and read it back.
 
     The model, the initial adapter and the global random generators stay as they are, and so do the
     numbers of the run.
@@ -69,6 +70,7 @@ def preflight(bench: Workbench, data: ClientData, folder: Path | None = None) ->
         per_sample_gradients(model, task, adapter, _longest(data.calibration))
     with _tried(bench, who, "score a padded batch"):
         evaluate(model, task, adapter, _shortest_and_longest(data.test))
+        _check_reached(bench, who, model, adapter, _longest(data.test))
     _check_unchanged(bench, who, before, _buffers(model))
     with _tried(bench, who, "be saved"):
         _write_and_read(bench, model, adapter, data, folder)
@@ -136,6 +138,28 @@ def _check_unchanged(
                 f"{who}: task.model {bench.settings.task.model!r} changes {name} in training, "
                 "which is no part of an adapter; choose another model"
             )
+
+
+@torch.no_grad()
+def _check_reached(
+    bench: Workbench, who: str, model: LoraModel, adapter: Adapter, samples: Samples
+) -> None:
+    """Check that what an adapter adds to its layers reaches the logits. MRA's attention, for one,
+    is all zeros where its kernel for a GPU lacks: the head alone would be trained.
+    """
+    device = device_of(model.module)
+    batch = bench.task.collate(take(samples, slice(None), device))
+    other = {
+        name: torch.ones_like(at) if kind_of(name) == "B" else at for name, at in adapter.items()
+    }
+    logits, others = (model(on_device(one, device), batch) for one in (adapter, other))
+    if torch.equal(logits, others):
+        layers = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in lora_pairs(adapter)}
+        where = f"{', '.join(sorted(layers))} of task.model {bench.settings.task.model!r}"
+        raise SettingsError(
+            f"{who}: what an adapter adds to {where} does not reach its output; name other "
+            "modules in lora.target-modules, e.g. all-linear"
+        )
 
 
 def _write_and_read(

@@ -77,7 +77,7 @@ def tiny_config(model_type: str) -> PretrainedConfig:
     config_class = CONFIG_MAPPING[model_type]
     small = _shrunk(config_class())
     for name, value in OWN.get(model_type, {}).items():
-        small[name] = small[name] | value if isinstance(value, dict) else value
+        small[name] = small.get(name, {}) | value if isinstance(value, dict) else value
     config: PretrainedConfig = config_class(**small)
     return config
 
@@ -124,6 +124,9 @@ OWN: dict[str, dict[str, Any]] = {
     "bamba": {**_MAMBA, "attn_layer_indices": [1]},
     "bit": {"num_groups": 8},
     "codegen": {"n_head": 4, "n_embd": 64, "rotary_dim": 8},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {
+        "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2],
+    }}},
     "cvt": {"embed_dim": [16, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 2, 3]},
     "deepseek_v2": {**_MLA, "n_group": 2, "topk_group": 2, "num_experts_per_tok": 2},
     "deepseek_v3": {**_MLA, "n_group": 2, "topk_group": 2, "qk_head_dim": 16, "head_dim": 8},
@@ -177,7 +180,7 @@ OWN: dict[str, dict[str, Any]] = {
         "attention_hidden_size": 64, "attention_head_dim": 32,
     },
     "zamba2": {
-        "num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2,
+        "num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3],
         "attention_hidden_size": 64, "attention_head_dim": 32,
     },
 }  # fmt: skip

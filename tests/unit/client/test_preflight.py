@@ -7,12 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from architectures import write_image_model, write_text_model, write_word_tokenizer
+from architectures import SIZES, write_image_model, write_text_model, write_word_tokenizer
 from PIL import Image
 from tiny_llama import make_tiny_llama
 from tiny_models import WORDS
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    MraConfig,
+    MraForSequenceClassification,
+)
 
 from potara_flwr import client_app
 from potara_flwr.client.preflight import preflight
@@ -201,6 +206,19 @@ def test_a_layer_that_others_look_into_cannot_be_adapted(tmp_path):
         image_settings(tmp_path, model),
         r"cannot take an optimizer step .*'stride'\); name other modules in lora.target-modules",
     )
+
+
+def test_an_adapter_that_reaches_nothing(tmp_path):
+    # Without a GPU what MRA attends to is left out, and so is what an adapter adds to it.
+    size = write_word_tokenizer(tmp_path / "mra")
+    config = MraConfig(vocab_size=size, pad_token_id=0, max_position_embeddings=64, **SIZES)
+    MraForSequenceClassification(config).save_pretrained(tmp_path / "mra")
+    refused(
+        text_settings(tmp_path, tmp_path / "mra"),
+        r"what an adapter adds to query, value of task\.model .* does not reach its output; name "
+        r"other modules in lora\.target-modules, e\.g\. all-linear$",
+    )
+    tried(text_settings(tmp_path, tmp_path / "mra", **{"lora.target-modules": "all-linear"}))
 
 
 def test_a_missing_image_processor(tmp_path):
