@@ -4,8 +4,8 @@
     python -m simulations.zoo --kind image --only resnet clip --again
 
 How far each came is kept in ``docs/research/data/zoo``, and the page is written from that in a
-second. What lacks there is walked first, some a process (hours of a core for all of them). A killed
-program goes on where it was.
+second. What lacks there, or works but for its card, which was not executed, is walked first, some a
+process (hours of a core for all of them). A killed program goes on where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import transformers
 
 from simulations.zoo.catalogue import Class, classes
 from simulations.zoo.journey import Journey, walk
-from simulations.zoo.page import store, stored, write_page
+from simulations.zoo.page import is_whole, store, stored, write_page
 
 A_PROCESS = 32
 """Architectures walked in one process."""
@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.walk is not None:
         _walk_here(options.walk)
         return
+    known = stored()
     wanted = [
         one
         for one in classes()
         if options.kind in (None, one.kind)
         and (not options.only or one.model_type in options.only)
-        and (options.again or ":".join(one) not in stored())
+        and (options.again or not is_whole(known.get(":".join(one))))
     ]
     for start in range(0, len(wanted), A_PROCESS):
         _walk_apart(wanted[start : start + A_PROCESS])

@@ -55,6 +55,8 @@ class Journey:
     head: list[str] = field(default_factory=list)
     gradients: str = ""
     """``batched`` or ``one at a time``."""
+    card: bool = False
+    """Whether the code on the clients' cards was executed."""
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _run(journey: Journey, settings: Settings) -> None:
     except Exception as error:  # noqa: BLE001 — the journey ends here, and says how
         journey.outcome, journey.words = "fails", _line(error)
     else:
-        journey.outcome = "works"
+        journey.outcome, journey.card = "works", True
         journey.gradients = clients[0]["gradients"]
         journey.targets = sorted(
             {

@@ -34,6 +34,11 @@ def stored() -> dict[str, dict[str, Any]]:
     return journeys
 
 
+def is_whole(one: dict[str, Any] | None) -> bool:
+    """Say whether nothing is left to do of what is stored of an architecture."""
+    return one is not None and (one["outcome"] != "works" or one.get("card", False))
+
+
 def store(journey: Journey) -> None:
     """Store how far an architecture came."""
     file = DATA / f"{journey.kind}.json"
@@ -54,7 +59,10 @@ def page() -> str:
         counts = Counter(one["outcome"] for one in rows)
         kinds.append((title, counts, [_row(one) for one in rows]))
     return rendered(
-        Path(__file__).with_name("page.md.jinja"), kinds=kinds, version=transformers.__version__
+        Path(__file__).with_name("page.md.jinja"),
+        kinds=kinds,
+        version=transformers.__version__,
+        without_card=[one["model_type"] for one in stored().values() if not is_whole(one)],
     )
 
 
