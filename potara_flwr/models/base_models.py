@@ -129,6 +129,8 @@ def load_pretrained(
         options["quantization_config"] = _four_bits(settings.model)
     if settings.model.device_map:
         options["device_map"] = settings.model.device_map
+    if settings.model.attention != "auto":
+        options["attn_implementation"] = settings.model.attention
     model: PreTrainedModel
     with readable(name, what):
         model, report = auto_class.from_pretrained(

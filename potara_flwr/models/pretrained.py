@@ -257,6 +257,10 @@ def readable(name: str, what: str) -> Iterator[None]:
             ) from None
         lines = str(error).strip().splitlines()
         reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+        if "attn_implementation" in reason or "FlashAttention" in reason:
+            raise SettingsError(
+                f"model.attention does not fit {name!r} or this machine: {reason}"
+            ) from None
         raise SettingsError(
             f"task.model is {name!r}, which is not a readable {what} folder or hub id: {reason}"
         ) from None

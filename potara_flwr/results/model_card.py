@@ -148,6 +148,8 @@ def _options(adapter: Adapter, task: Task, classes: tuple[str, ...]) -> list[str
     """
     settings = task.settings
     options = [f"dtype={settings.model.dtype!r}"]
+    if settings.model.attention != "auto":
+        options.append(f"attn_implementation={settings.model.attention!r}")
     if settings.model.quantize == "4bit":
         values = FOUR_BITS | {"bnb_4bit_compute_dtype": settings.model.dtype}
         options.append(f"quantization_config=BitsAndBytesConfig(**{values!r})")

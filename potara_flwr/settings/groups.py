@@ -80,6 +80,9 @@ class ModelSettings(Group):
     quantize: Literal["none", "4bit"] = Field(
         "none", description="`4bit` holds the frozen weights as NF4 (bitsandbytes, on a GPU)"
     )
+    attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"] = Field(
+        "auto", description="how attention is computed; `auto` is transformers' choice"
+    )
     gradient_checkpointing: bool = Field(
         False, description="compute activations anew in the backward pass: less memory, more time"
     )

@@ -238,6 +238,26 @@ def test_quantization_says_what_it_lacks(monkeypatch, tiny):
         bench.task.load_base_model()
 
 
+def test_attention_is_computed_as_it_is_asked_for(tiny):
+    eager, chosen = Workbench(tiny({"model.attention": "eager"})), Workbench(tiny())
+    implementations = [
+        bench.model.module.get_base_model().config._attn_implementation for bench in (eager, chosen)
+    ]
+    assert implementations == ["eager", "sdpa"]
+    samples = chosen.client(0).test
+    torch.testing.assert_close(
+        eager.model(eager.model.initial, samples), chosen.model(chosen.model.initial, samples)
+    )
+
+
+def test_attention_that_is_not_installed_is_one_clear_line(tiny):
+    bench = Workbench(tiny({"model.attention": "flash_attention_2"}))
+    words = r"^model\.attention does not fit .* installed"
+    with pytest.raises(SettingsError, match=words) as error:
+        bench.task.load_base_model()
+    assert "\n" not in str(error.value)
+
+
 def test_a_device_map_runs_the_same_model(tiny):
     settings = tiny({"model.device-map": "cpu"})
     mapped, plain = Workbench(settings), Workbench(tiny())
