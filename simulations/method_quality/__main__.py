@@ -19,14 +19,15 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import fields
 from pathlib import Path
 
 from potara_flwr.settings.schema import Settings
 from potara_flwr.sweeps.jobs import Job, run_job
 from simulations import measuring
+from simulations.method_quality.domains import write_domains
 from simulations.method_quality.stored import Store, compact
 from simulations.method_quality.studies import (
+    DOMAINS,
     TRANSPORT_BENCHMARK,
     TRANSPORT_SEEDS,
     Materials,
@@ -87,8 +88,7 @@ def compared(stores: Sequence[Store], seeds: int) -> Iterator[tuple[Store, Setti
 
 def measure(args: argparse.Namespace) -> None:
     """Make the runs that lack, and write the pages."""
-    given = {field.name: getattr(args, field.name) for field in fields(Materials)}
-    stores = all_stores(args.stored, Materials(**given))
+    stores = all_stores(args.stored, materials_of(args))
     able = [
         store
         for store in stores
@@ -103,6 +103,18 @@ def measure(args: argparse.Namespace) -> None:
 
     write_page(stores)
     write_readme(stores)
+
+
+def materials_of(args: argparse.Namespace) -> Materials:
+    """Return the files that were named, and make the one that is made of them."""
+    sentiment = (args.sentiment_data, args.sentiment_model)
+    domains = None
+    if args.cifar10_data is not None and (not args.only or DOMAINS in args.only):
+        domains = args.results.absolute() / "cifar10-domains.parquet"
+        if not domains.is_file():
+            domains.parent.mkdir(parents=True, exist_ok=True)
+            write_domains(args.cifar10_data, domains)
+    return Materials(*sentiment, args.cifar10_data, args.cifar10_model, domains)
 
 
 def all_stores(folder: Path, materials: Materials) -> list[Store]:

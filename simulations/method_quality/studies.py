@@ -8,7 +8,7 @@ were chosen on other seeds than those that tables report.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ DIGITS = ("digits-shared", "digits-conflicting")
 SENTIMENT = "sentiment"
 CIFAR10 = "cifar10-dinov2"
 """The main benchmark."""
+MANY = "cifar10-dinov2-20-clients"
+DOMAINS = "cifar10-dinov2-domains"
+"""The same model and images with more clients and skew, and with a shift of the images instead."""
 PAPER = "potara (paper)"
 """Potara with the paper's own choices, of which its rule for λ is one."""
 SETTINGS_OF: dict[str, dict[str, Value]] = {
@@ -59,12 +62,16 @@ class Materials:
     sentiment_model: Path | None = None
     cifar10_data: Path | None = None
     cifar10_model: Path | None = None
+    cifar10_domains: Path | None = None
+    """Made of ``cifar10_data`` (:mod:`~simulations.method_quality.domains`)."""
 
     def of(self, benchmark: str) -> tuple[Path | None, Path | None]:
         """Return data and model of a benchmark."""
         return {
             SENTIMENT: (self.sentiment_data, self.sentiment_model),
             CIFAR10: (self.cifar10_data, self.cifar10_model),
+            MANY: (self.cifar10_data, self.cifar10_model),
+            DOMAINS: (self.cifar10_domains, self.cifar10_model),
         }[benchmark]
 
 
@@ -78,7 +85,9 @@ class Benchmark:
     entries: tuple[str, ...] = tuple(METHODS)
     """What is compared: methods, and variants of them (:data:`SETTINGS_OF`)."""
     rates: tuple[float, ...] = ()
-    """Grid of learning rates; without one all entries have the preset's."""
+    """Grid of learning rates; without one all entries have the preset's, or their own."""
+    own_rates: Mapping[str, float] = field(default_factory=dict)
+    """Entry → its learning rate, where it was chosen on another benchmark."""
     seeds: tuple[int, ...] = tuple(range(5))
     """The seeds that tables report, in the order in which they are run."""
     can_run: bool = True
@@ -98,21 +107,32 @@ def benchmarks(materials: Materials) -> dict[str, Benchmark]:
     """Return every benchmark by its name, the main one first."""
     # Scoring the federated adapter after every round changes no result, and costs bytes and time.
     quiet = "federation.fraction-evaluate=0.0"
-    data, model = materials.of(CIFAR10)
     found = [
-        Benchmark(
+        _of_cifar10(
             CIFAR10,
             "CIFAR-10 on DINOv2 ViT-S: 8 clients, Dirichlet 0.3",
-            compose_settings(
-                ["experiment=cifar10-dinov2", "data.image-column=image", quiet,
-                 *_paths(data or "cifar10.parquet", model or "dinov2-small")]
-            ),
+            materials,
+            quiet,
             entries=("potara", "fedit_ft", "local", "fedit", "feddpa_f", PAPER),
             rates=(3e-4, 1e-3, 3e-3),
-            seeds=(10, 11, 12, 13, 14),
-            can_run=bool(data and model),
         ),
-    ]  # fmt: skip
+        _of_cifar10(
+            MANY,
+            "CIFAR-10 on DINOv2 ViT-S: 20 clients, Dirichlet 0.1",
+            materials,
+            quiet,
+            "data.num-clients=20",
+            "data.alpha=0.1",
+        ),
+        _of_cifar10(
+            DOMAINS,
+            "CIFAR-10 on DINOv2 ViT-S: 8 clients, four domains (blur, low contrast, grey, JPEG)",
+            materials,
+            quiet,
+            "data.partition=natural",
+            "data.partition-column=domain",
+        ),
+    ]
     default = Settings().data.shift
     for name in DIGITS:
         shift = name.removeprefix("digits-")
@@ -133,6 +153,30 @@ def benchmarks(materials: Materials) -> dict[str, Benchmark]:
         )
     )
     return {benchmark.name: benchmark for benchmark in found}
+
+
+CIFAR10_RATES = {REFERENCE: 3e-3, BASELINE: 1e-3}
+"""Best at the tuning seed of the main benchmark."""
+
+
+def _of_cifar10(
+    name: str, title: str, materials: Materials, *words: str,
+    entries: tuple[str, ...] = (REFERENCE, BASELINE), rates: tuple[float, ...] = (),
+) -> Benchmark:  # fmt: skip
+    """Return a benchmark of CIFAR-10 on DINOv2, with some settings of its own."""
+    data, model = materials.of(name)
+    file = "cifar10-domains.parquet" if name == DOMAINS else "cifar10.parquet"
+    words = ("data.image-column=image", *words, *_paths(data or file, model or "dinov2-small"))
+    return Benchmark(
+        name,
+        title,
+        compose_settings(["experiment=cifar10-dinov2", *words]),
+        entries=entries,
+        rates=rates,
+        own_rates={} if rates else CIFAR10_RATES,
+        seeds=(10, 11, 12, 13, 14),
+        can_run=bool(data and model),
+    )
 
 
 def _paths(data: Path | str, model: Path | str) -> list[str]:
@@ -162,9 +206,10 @@ def best_rates(
     ----------
     accuracies : Mapping
         (entry, learning rate) → accuracy at the tuning seed. An entry whose grid is not complete
-        has the preset's rate.
+        has the benchmark's own rate for it, or the preset's.
     """
     best = dict.fromkeys(benchmark.entries, benchmark.settings.train.learning_rate)
+    best |= benchmark.own_rates
     for entry in benchmark.entries:
         scores = {
             rate: accuracies[entry, rate] for rate in benchmark.rates if (entry, rate) in accuracies
