@@ -133,6 +133,7 @@ def settled(
     told: dict[str, Value] = {
         "task.model": first.base_model,
         "data.classes": write_classes(known[0] or known[1]),
+        "calibration.source": "held-out",  # neither adapter was trained on them
         "lora.target-modules": ",".join(endings(layers)),
     }
     fixed: dict[str, Value] = {

@@ -68,9 +68,9 @@ def diagnose(evidence: Evidence, chosen: Weight) -> Diagnosis:
     gain, noise = difference((federated if better == "federated" else local) - merged)
     weight = mean_weight(chosen)
     lead, lead_noise = difference(federated - local)
-    warning = ""
+    warning = ""  # of samples that were trained on, the loss favours the local adapter anyway
     leans = "federated" if weight > 0.5 else "local"
-    if weight != 0.5 and leans != better and abs(lead) > lead_noise:
+    if not evidence.seen and weight != 0.5 and leans != better and abs(lead) > lead_noise:
         warning = (
             f"λ = {weight:.2f} leans to the {leans} adapter, but the calibration loss is lower at "
             f"the {better} one by {abs(lead):.3f} ± {lead_noise:.3f}"

@@ -32,7 +32,7 @@ METHODS: dict[str, Method] = {
         adapters=("initial", "federated", "local"),
         personalize=merge_by_evidence,
         local_phase=True,
-        keeps_calibration_out=True,
+        calibrates=True,
     ),
     "fedit": Method(
         title="FedIT",
@@ -182,7 +182,6 @@ METHODS: dict[str, Method] = {
         adapters=("initial", "federated", "local"),
         personalize=merge_by_ties,
         local_phase=True,
-        keeps_calibration_out=True,
     ),
     "dare": Method(
         title="DARE",
@@ -194,6 +193,5 @@ METHODS: dict[str, Method] = {
         adapters=("initial", "federated", "local"),
         personalize=merge_by_dare,
         local_phase=True,
-        keeps_calibration_out=True,
     ),
 }

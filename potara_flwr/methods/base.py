@@ -73,8 +73,8 @@ class Method:
     """Trainings of ``train.local-steps`` steps in a round; 0 where there are no rounds."""
     local_phase: bool = False
     """Whether clients train on after the rounds."""
-    keeps_calibration_out: bool = False
-    """Whether calibration samples are kept out of the rounds' training."""
+    calibrates: bool = False
+    """Whether it needs the calibration samples for more than training."""
     strategy: type[LoraAveraging] = LoraAveraging
     weighs: tuple[Kind, ...] = ()
     """What of two adapters is weighed in every forward pass, which must stand in linear modules."""
@@ -109,10 +109,15 @@ class Method:
         """Return the client with these samples as this method sees it; ``so_far`` is what it has
         from earlier messages, by the names of :class:`Client`.
         """
-        samples = data.train if self.keeps_calibration_out else data.train_and_calibration
+        out = self.keeps_calibration_out(bench.settings)
+        samples = data.train if out else data.train_and_calibration
         model = bench.model_for(data)
         rounds = self.rounds(bench.settings)
         return Client(model, bench.task, data, bench.settings, samples, rounds=rounds, **so_far)
+
+    def keeps_calibration_out(self, settings: Settings) -> bool:
+        """Say whether calibration samples are kept out of training until the weight is chosen."""
+        return self.calibrates and settings.calibration.source == "held-out"
 
     @property
     def averages_all(self) -> bool:

@@ -1,5 +1,5 @@
-"""The local adapter of a method that merges: trained in two parts, before and after the weight is
-chosen.
+"""The local adapter of a method that merges. Where calibration samples are held out, it is trained
+in two parts, before and after the weight is chosen.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from potara_flwr.settings.schema import Settings
 
 
 def train_local(client: Client, federated: Adapter) -> tuple[Adapter, float]:
-    """Train the local adapter on the client's own training samples, sending nothing: all of the
-    local steps but those of :func:`refit`. Also return the seconds.
+    """Train the local adapter on the client's own samples, sending nothing: all of the local steps
+    but those of :func:`refit`. Also return the seconds.
 
     It starts from the initial adapter (``cold``, the paper) or the federated one (``warm``).
     """
     settings = client.settings
     start = client.model.initial if settings.local.start == "cold" else federated
     steps = settings.local.steps - refit_steps(settings)
-    return client.train_alone(start, steps, samples=client.data.train, total=settings.local.steps)
+    return client.train_alone(start, steps, total=settings.local.steps)
 
 
 def refit(client: Client, local: Adapter) -> tuple[Adapter, float]:
@@ -40,4 +40,5 @@ def refit(client: Client, local: Adapter) -> tuple[Adapter, float]:
 
 def refit_steps(settings: Settings) -> int:
     """Return how many of the local steps are taken after the weight is chosen."""
-    return round(settings.local.refit_share * settings.local.steps)
+    held_out = settings.calibration.source == "held-out"
+    return round(settings.local.refit_share * settings.local.steps) if held_out else 0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.local_adapter import refit, train_local
+from potara_flwr.methods.local_adapter import train_local
 from potara_flwr.methods.outcome import Outcome, report_of
 from potara_flwr.models.adapter import Adapter
 
@@ -59,8 +59,7 @@ def merge_task_vectors(
 def _merged(
     client: Client, received: Adapter, merge: Callable[[Adapter, list[Adapter]], Adapter]
 ) -> Outcome:
-    local, before = train_local(client, received)
-    local, after = refit(client, local)
+    local, seconds_of_training = train_local(client, received)
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(client.settings.seed, "merge", client.data.client))
@@ -72,5 +71,5 @@ def _merged(
         "local": client.score(local),
         "personalized": client.score(personalized),
     }
-    report = report_of(client, scores, local_training=before + after, weight_seconds=seconds)
+    report = report_of(client, scores, local_training=seconds_of_training, weight_seconds=seconds)
     return Outcome({"": personalized, "local": local}, report)

@@ -52,14 +52,14 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
     """
     space = client.settings.merge.space
     # 1. Local training.
-    halfway, before = train_local(client, federated)
+    trained, before = train_local(client, federated)
     clock = Stopwatch()
 
     # 2. Traces, 3. weight.
-    weighed = weigh(client, segment_between(federated, halfway, space), clock)
+    weighed = weigh(client, segment_between(federated, trained, space), clock)
 
-    # 4. Calibration samples back into training.
-    local, after = refit(client, halfway)
+    # 4. Calibration samples that were held out, back into training.
+    local, after = refit(client, trained)
     clock.lap("refit")
 
     # 5. Merge, and scores on test data, for the report only.
@@ -213,6 +213,7 @@ def gather_evidence(client: Client, segment: Segment) -> Evidence:
         resamples=bootstrap(
             num_samples(samples), derive_seed(client.settings.seed, "evidence", client.data.client)
         ),
+        seen=settings.source == "training",
         batched=batched,
     )
 
@@ -232,12 +233,13 @@ class Choice:
 
 
 def choose(evidence: Evidence, settings: Settings) -> Choice:
-    """Have the rule of the settings choose a weight, and a single adapter in its place where the
-    evidence says that this is better.
+    """Have the rule of the settings choose a weight, and a single adapter in its place where
+    evidence that neither has seen says that this is better.
     """
     by_rule = RULES[settings.merge.rule](evidence)
     diagnosis = diagnose(evidence, by_rule)
-    fallback = diagnosis.better if settings.merge.fallback and diagnosis.worse else ""
+    falls_back = settings.merge.fallback and diagnosis.worse and not evidence.seen
+    fallback = diagnosis.better if falls_back else ""
     reason = diagnosis.words if fallback else ""
     if settings.federation.rounds == 0:
         fallback, reason = "local", "no federated round was run: this is the local adapter"

@@ -23,9 +23,9 @@ def strategy_of(
 ) -> LoraAveraging:
     """Return the method's strategy for the clients that take part."""
     method, federation = METHODS[settings.method], settings.federation
-    both = settings.calibration.source == "held-out" and not method.keeps_calibration_out
+    out = method.keeps_calibration_out(settings)
     in_training = {
-        client: told.num_train + (told.num_calibration if both else 0)
+        client: told.num_train + (0 if out else told.num_calibration)
         for client, told in descriptions.items()
     }
     if federation.weighting == "examples" and (warning := outweighs(in_training)):

@@ -293,8 +293,8 @@ class LocalSettings(Group):
         0.5,
         ge=0,
         lt=1,
-        description="share of the local steps that are taken after the weight is chosen, with the "
-        "calibration samples in training too; 0 keeps them out (the paper)",
+        description="where calibration samples are held out: share of the local steps that are "
+        "taken after the weight is chosen, with these in training too; 0 never trains on them",
     )
 
 
@@ -387,12 +387,14 @@ class PrivacySettings(Group):
 
 
 class CalibrationSettings(Group):
-    """The samples and the damping behind the variance traces."""
+    """The samples behind λ, and the damping of the variance traces."""
 
     samples: int = Field(30, ge=1, description="calibration samples per client (the paper: 30)")
     source: Literal["held-out", "training"] = Field(
-        "held-out",
-        description="`held-out` samples are never used in training, `training` ones are",
+        "training",
+        description="`training`: the calibration samples are trained on as all others, and choose "
+        "the weight after local training; `held-out`: they choose it before they are trained on "
+        "(`local.refit-share`)",
     )
     batch_size: int = Field(
         0,
@@ -411,8 +413,8 @@ class MergeSettings(Group):
     rule: str = Field("excess-loss", description="merge rule of the adapter that is saved")
     fallback: bool = Field(
         True,
-        description="keep the better single adapter where the calibration samples show the merge "
-        "to be worse by more than their noise",
+        description="keep the better single adapter where calibration samples that were held out "
+        "show the merge to be worse by more than their noise",
     )
     space: Literal["factors", "delta"] = Field(
         "factors",

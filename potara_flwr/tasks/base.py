@@ -32,16 +32,12 @@ number.
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's samples. ``train`` and ``test`` never overlap; ``calibration`` is apart from
-    both, or, where ``calibration.source`` is ``training``, the first samples of ``train``.
-    """
+    """One client's samples, in three parts that never overlap."""
 
     client: int
     train: Samples
     calibration: Samples
     test: Samples
-    held_out: bool
-    """Whether the calibration samples are apart from the training samples."""
     classes: tuple[str, ...] = ()
     """By name, in the order of their numbers; empty where labels are no classes."""
     rows: HeldRows | None = None
@@ -52,7 +48,7 @@ class ClientData:
     @property
     def train_and_calibration(self) -> Samples:
         """All samples but those for testing."""
-        return join(self.train, self.calibration) if self.held_out else self.train
+        return join(self.train, self.calibration)
 
 
 Prediction = dict[str, Any]
@@ -214,9 +210,8 @@ def split_client(
     """Split the positions 0 … size − 1 of one client into train, calibration and test; also return
     how many there are, and are left out.
 
-    Test comes first (``data.test-fraction``, or where ``tested`` says so), then the held-out
-    calibration samples, then training (at most ``data.train-samples``). Calibration on
-    ``training`` samples takes the first of those.
+    Test comes first (``data.test-fraction``, or where ``tested`` says so), then calibration, then
+    training (at most ``data.train-samples``).
 
     Parameters
     ----------
@@ -249,31 +244,22 @@ def split_client(
             f"{who} has no test data: of its {size} samples none is for testing; "
             f"{more}{larger_shares}"
         )
-    held_out = settings.calibration.source == "held-out"
-    if num_calibration > rest - held_out:
+    if num_calibration >= rest:
         raise SettingsError(
             f"calibration.samples is {num_calibration}, more than {who} has: of its "
-            f"{size} samples {num_test} are for testing, which leaves {rest}"
-            f"{' for calibration and training' if held_out else ' for training'}; lower "
-            f"calibration.samples, {larger_shares}"
+            f"{size} samples {num_test} are for testing, which leaves {rest} "
+            f"for calibration and training; lower calibration.samples, {larger_shares}"
         )
-    test, calibration, train = order.tensor_split([num_test, num_test + num_calibration * held_out])
+    test, calibration, train = order.tensor_split([num_test, num_test + num_calibration])
     num_train = len(train)
     if settings.data.test_samples:
         test = test[: settings.data.test_samples]
     if settings.data.train_samples:
         train = train[: settings.data.train_samples]
-    if not held_out:
-        if num_calibration > len(train):
-            raise SettingsError(
-                f"calibration.samples is {num_calibration}, more than the {len(train)} training "
-                f"samples of {who}; lower it or raise data.train-samples"
-            )
-        calibration = train[:num_calibration]
     rows = HeldRows(
         found=size,
         train=len(train),
-        calibration=len(calibration) * held_out,
+        calibration=len(calibration),
         test=len(test),
         beyond_train_samples=num_train - len(train),
         beyond_test_samples=num_test - len(test),

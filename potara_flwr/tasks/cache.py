@@ -76,7 +76,6 @@ def _load(place: Path, key: str) -> ClientData:
     return ClientData(
         record["client"],
         **parts,
-        held_out=record["held_out"],
         classes=tuple(record["classes"]),
         rows=HeldRows(**record["rows"]) if record["rows"] else None,
         source=SourceRows(**record["source"]) if record["source"] else None,
@@ -87,8 +86,7 @@ def _save(place: Path, key: str, data: ClientData) -> None:
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     samples: dict[str, Samples] = {part: getattr(data, part) for part in PARTS}
     record = {
-        "key": key, "client": data.client, "held_out": data.held_out,
-        "classes": data.classes,
+        "key": key, "client": data.client, "classes": data.classes,
         "rows": data.rows and data.rows.model_dump(),
         "source": data.source and data.source.model_dump(),
         "parts": {part: list(tensors) for part, tensors in samples.items()},

@@ -112,10 +112,7 @@ def load_client(
     }
     # All parts have one size, so that they can be joined.
     size = _size_of(encoded.values())
-    held_out = settings.calibration.source == "held-out"
-    cut = sum(
-        sum(part["cut"]) for name, part in encoded.items() if held_out or name != "calibration"
-    )
+    cut = sum(sum(part["cut"]) for part in encoded.values())
     check_length(settings.task.model, size[0] + size[2], f"client {client}")
     parts = {part: _by_length(_samples(columns, size, score)) for part, columns in encoded.items()}
     for samples in parts.values():
@@ -126,7 +123,6 @@ def load_client(
         parts["train"],
         parts["calibration"],
         parts["test"],
-        held_out=held_out,
         rows=rows.model_copy(update={"cut": cut}),
         source=questions.shared,
     )

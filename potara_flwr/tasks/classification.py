@@ -78,16 +78,14 @@ def client_data(
     """
     split, rows = split_client(settings, client, len(held.rows), held.tested, held.source.where)
     parts, cut = {}, 0
-    held_out = settings.calibration.source == "held-out"
     for part, at in split.items():
         parts[part], lost = prepare(
             held.rows.select(at.numpy()), held.positions[at], held.labels[at]
         )
-        cut += lost * (held_out or part != "calibration")
+        cut += lost
     return ClientData(
         client,
         **parts,
-        held_out=held_out,
         classes=held.classes,
         rows=rows.model_copy(update={"cut": cut}),
         source=held.shared,

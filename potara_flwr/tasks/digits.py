@@ -135,7 +135,6 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         return ClientData(
             client,
             **{part: take(samples, at) for part, at in split.items()},
-            held_out=settings.calibration.source == "held-out",
             classes=DIGITS,
             rows=rows,
             source=SourceRows(

@@ -63,6 +63,7 @@ class Family:
                 "federation.transport": "float32",
                 "federation.rounds": rounds or self.rounds[-1],
                 "local.start": start,
+                "calibration.source": "held-out",
                 **dict(self.overrides),
                 **({} if refit else {"local.refit-share": 0.0}),
             }

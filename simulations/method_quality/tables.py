@@ -31,15 +31,15 @@ TIE = 1e-9
 """Accuracies nearer to each other than this are equal."""
 
 
-def groups_of(store: Store) -> dict[str, Group]:
+def groups_of(store: Store, entries: Sequence[str] = ()) -> dict[str, Group]:
     """Return entry → its runs, of the seeds that every entry has that was run at all, so that all
-    rows of a table have the same seeds.
+    rows of a table have the same seeds; of all entries, or of some.
     """
     rates = store.rates()
-    runs: dict[str, dict[int, Run]] = {entry: {} for entry in store.benchmark.entries}
+    runs: dict[str, dict[int, Run]] = {entry: {} for entry in entries or store.benchmark.entries}
     for seed in store.benchmark.seeds:
         for entry, settings in contest(store.benchmark, seed, rates).items():
-            if (run := store.one(settings)) is not None:
+            if entry in runs and (run := store.one(settings)) is not None:
                 runs[entry][seed] = run
     done = {entry: found for entry, found in runs.items() if found}
     whole = [seed for seed in store.benchmark.seeds if all(seed in f for f in done.values())]
@@ -204,8 +204,9 @@ def aims_table(stores: Sequence[Store]) -> str:
     """Return what merging is worth on every benchmark."""
     rows = []
     for store in stores:
-        groups = groups_of(store)
-        if REFERENCE not in groups or BASELINE not in groups:
+        # Of all seeds that both have, whatever the other methods have.
+        groups = groups_of(store, (REFERENCE, BASELINE))
+        if len(groups) < 2:
             continue
         ours, theirs = groups[REFERENCE], groups[BASELINE]
         clients, gains = _clients(ours), client_differences(ours, theirs)

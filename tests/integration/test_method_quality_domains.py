@@ -14,7 +14,9 @@ pytestmark = pytest.mark.integration
 def images():
     """Forty noisy images of 32 pixels."""
     draw = np.random.default_rng(0)
-    return [Image.fromarray(draw.integers(256, size=(32, 32, 3), dtype=np.uint8)) for _ in range(40)]
+    return [
+        Image.fromarray(draw.integers(256, size=(32, 32, 3), dtype=np.uint8)) for _ in range(40)
+    ]
 
 
 @pytest.fixture

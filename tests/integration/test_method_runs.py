@@ -138,7 +138,7 @@ def test_the_personalized_adapter_scores_what_the_results_say(run, method):
 
 
 def test_fedit_ends_with_potaras_federated_adapter(run):
-    same = {"calibration.source": "training", "federation.baseline-rounds": 2}
+    same = {"federation.baseline-rounds": 2}
     _, potara, *_ = run("potara", same, "potara")
     _, fedit, *_ = run("fedit", same, "fedit")
     federated = load_adapter(potara / "federated")

@@ -56,7 +56,6 @@ def adds_up(rows):
             {"data.train-samples": 0, "data.train-split": "train[:100]", "data.test-samples": 5},
             {"unused_splits": 80, "beyond_test_samples": 45},
         ),
-        ({"data.train-samples": 0, "calibration.source": "training"}, {"unused_splits": 60}),
     ],
 )
 def test_found_is_used_and_left_out_with_the_reason(run, overrides, left_out):
@@ -69,8 +68,7 @@ def test_found_is_used_and_left_out_with_the_reason(run, overrides, left_out):
         assert adds_up(client["rows"])
         assert client["rows"]["train"] == client["num_train"]
         assert client["rows"]["test"] == client["num_test"]
-        held_out = client["num_calibration"] if "calibration.source" not in overrides else 0
-        assert client["rows"]["calibration"] == held_out
+        assert client["rows"]["calibration"] == client["num_calibration"]
     assert len(lines) == 4
     assert lines[0].startswith(f"{ROWS}client 0: ")
     assert lines[3].startswith(f"{ROWS}in all: 240 found, {rows['train']} for training")

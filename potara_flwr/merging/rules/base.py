@@ -36,6 +36,8 @@ class Evidence:
     """Loss of each sample at any λ, shape (n,), float64: one more forward pass."""
     resamples: Tensor
     """Bootstrap resamples as sample weights, shape (resamples, n), float64; each sums to 1."""
+    seen: bool = False
+    """Whether the local adapter was trained on the samples."""
     batched: bool = True
     """Whether the gradients are of one pass over several samples, or of a pass for each."""
 

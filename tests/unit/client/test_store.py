@@ -17,7 +17,7 @@ def store(tmp_path):
 
 def store_of(folder, run_key="17", client=2, rows=4, **settings):
     samples = {"labels": torch.arange(rows), "pixel_values": torch.zeros(rows, 3)}
-    data = ClientData(client, samples, samples, samples, held_out=True)
+    data = ClientData(client, samples, samples, samples)
     return ClientStore(folder, run_key, client, from_flat(settings), data)
 
 

@@ -78,15 +78,6 @@ def test_a_client_trains_on_the_train_split_and_tests_on_the_test_split(model, t
     assert ["unseen" in text for text in texts] == [False] * 20 + [True] * 2
 
 
-def test_both_calibration_sources_keep_the_number_of_tokens_apart(model, root):
-    overrides = {"data.root": str(root), "data.datasets": "sst2", "data.num-clients": 1}
-    held_out = MultipleChoice(settings_of(model, **overrides)).load_client(0)
-    assert num_samples(held_out.train_and_calibration) == 20
-    overrides["calibration.source"] = "training"
-    training = MultipleChoice(settings_of(model, **overrides)).load_client(0)
-    assert num_samples(training.train_and_calibration) == num_samples(training.train) == 20
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

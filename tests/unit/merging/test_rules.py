@@ -21,7 +21,7 @@ from potara_flwr.merging.traces import VarianceTraces
 number = st.floats(-10, 10)
 
 
-def evidence_of(loss, slope) -> Evidence:
+def evidence_of(loss, slope, seen=False) -> Evidence:
     """Evidence of one sample, whose loss is a known function of λ."""
 
     def vector(value):
@@ -37,6 +37,7 @@ def evidence_of(loss, slope) -> Evidence:
         slopes_local=vector(slope(0.0)),
         losses_at=lambda weight: vector(loss(weight)),
         resamples=torch.ones(3, 1, dtype=torch.float64),
+        seen=seen,
     )
 
 
@@ -46,6 +47,18 @@ def parabola(minimum):
 
 def test_variance_trace_is_the_papers_closed_form():
     assert RULES["variance-trace"](parabola(0.9)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("edge", [0.0, 0.2, 0.6, 1.0])
+def test_on_samples_that_were_trained_on_excess_loss_keeps_to_the_plateau(edge):
+    """All merges up to the edge fit them; three quarters of the way there, whatever the height."""
+    wall = evidence_of(
+        lambda x: 0.01 * max(0.0, x - edge) ** 2, lambda x: 0.02 * max(0.0, x - edge), seen=True
+    )
+    if edge < 1.0:
+        assert RULES["excess-loss"](wall) == pytest.approx(0.75 * edge, abs=1e-3)
+    falling = evidence_of(lambda x: x**2 + edge * x, lambda x: 2 * x + edge, seen=True)
+    assert RULES["excess-loss"](falling) == 0.0
 
 
 def test_uniform_is_one_half():

@@ -1,13 +1,16 @@
-"""Local training in two parts: before the weight is chosen, and after it on all samples."""
+"""Local training: on all samples, or in two parts, before and after the weight is chosen."""
 
 import pytest
 import torch
-from clients import client_of
+from clients import client_of, moved, same_bits
 
+from potara_flwr.methods import METHODS
 from potara_flwr.methods import client as client_module
 from potara_flwr.methods.local_adapter import refit, refit_steps, train_local
 from potara_flwr.methods.potara import merge_by_evidence
 from potara_flwr.tasks.base import join, num_samples
+
+HELD_OUT = {"calibration.source": "held-out"}
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def local_training(tiny, overrides):
 
 
 def test_the_calibration_samples_join_after_the_weight_is_chosen(tiny, watched):
-    data, outcome = local_training(tiny, {"local.refit-share": 0.5})
+    data, outcome = local_training(tiny, {**HELD_OUT, "local.refit-share": 0.5})
     (first_steps, first, _), (last_steps, last, start) = watched
     assert (first_steps, last_steps) == (3, 3)
     assert num_samples(first) == num_samples(data.train)
@@ -43,22 +46,32 @@ def test_the_calibration_samples_join_after_the_weight_is_chosen(tiny, watched):
 
 
 def test_a_share_of_zero_keeps_them_out(tiny, watched):
-    data, _ = local_training(tiny, {"local.refit-share": 0.0})
+    data, _ = local_training(tiny, {**HELD_OUT, "local.refit-share": 0.0})
     ((steps, samples, _),) = watched
     assert steps == 6
     assert num_samples(samples) == num_samples(data.train)
 
 
-def test_calibration_on_training_samples_counts_none_twice(tiny, watched):
-    overrides = {"local.refit-share": 0.5, "calibration.source": "training"}
-    data, _ = local_training(tiny, overrides)
-    assert [num_samples(samples) for _, samples, _ in watched] == [num_samples(data.train)] * 2
+def test_samples_that_are_not_held_out_are_trained_on_from_the_first_step(tiny, watched):
+    data, _ = local_training(tiny, {"local.refit-share": 0.5})
+    ((steps, samples, _),) = watched
+    assert steps == 6
+    assert num_samples(samples) == num_samples(data.train) + num_samples(data.calibration)
+
+
+def test_the_local_adapter_is_the_fine_tuned_one(tiny):
+    """As many bytes, steps and samples: what the merge adds is all that Potara differs by."""
+    settings = {"local.steps": 3, "local.start": "warm"}
+    ours, theirs = client_of(tiny(settings)), client_of(tiny({**settings, "method": "fedit_ft"}))
+    federated = moved(ours)
+    local = METHODS["potara"].personalize(ours, federated).adapters["local"]
+    assert same_bits(local, METHODS["fedit_ft"].personalize(theirs, federated).adapters[""])
 
 
 def test_the_weight_is_that_of_half_way(tiny):
     """Twice the steps with the second half after the choice: the same evidence, another end."""
     long, short = (
-        local_training(tiny, {"local.steps": steps, "local.refit-share": share})[1]
+        local_training(tiny, {**HELD_OUT, "local.steps": steps, "local.refit-share": share})[1]
         for steps, share in ((6, 0.5), (3, 0.0))
     )
     long, short = long.report, short.report
@@ -85,7 +98,7 @@ def test_without_a_comparison_the_merge_is_the_same(tiny):
 
 @pytest.mark.parametrize(("steps", "share", "late"), [(300, 0.5, 150), (5, 0.5, 2), (0, 0.5, 0)])
 def test_all_local_steps_are_taken(tiny, steps, share, late):
-    settings = tiny({"local.steps": steps, "local.refit-share": share})
+    settings = tiny({**HELD_OUT, "local.steps": steps, "local.refit-share": share})
     assert refit_steps(settings) == late
 
 

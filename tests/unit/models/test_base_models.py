@@ -173,7 +173,7 @@ def test_a_head_of_a_clients_own_classes_shares_the_model(tiny):
     data = bench.client(0)
     few = ClientData(0, *({**part, "labels": part["labels"] % 3}
                           for part in (data.train, data.calibration, data.test)),
-                     held_out=True, classes=("a", "b", "c"))  # fmt: skip
+                     classes=("a", "b", "c"))  # fmt: skip
     bench._clients[0, None] = few
     model = bench.model_for(few)
     assert model.module is bench.model.module

@@ -44,7 +44,7 @@ def strategy(settings):
 
 @pytest.mark.parametrize(
     ("method", "source", "samples"),
-    [("potara", "held-out", 10), ("fedit", "held-out", 13), ("fedit", "training", 10)],
+    [("potara", "held-out", 10), ("potara", "training", 13), ("fedit", "held-out", 13)],
 )
 def test_a_client_trains_on_the_samples_that_it_has_told_of(method, source, samples):
     expected = {"train": {0: samples, 1: samples}, "evaluate": {0: 5, 1: 5}}

@@ -255,21 +255,17 @@ def test_pairs_of_texts_are_told_apart(settings_of, tmp_path):
     assert pair["token_type_ids"].sum() == len(pair["labels"])
 
 
-@pytest.mark.parametrize("source", ["held-out", "training"])
-def test_texts_that_are_cut_are_counted_once(settings_of, tmp_path, source):
+def test_texts_that_are_cut_are_counted_once(settings_of, tmp_path):
     def change(table):
         table["text"] = [" ".join([text] * (1 + row % 2)) for row, text in enumerate(table["text"])]
 
     def load(tokens):
-        settings = rewritten(
-            settings_of, tmp_path, change,
-            {"data.max-tokens": tokens, "calibration.source": source},
-        )  # fmt: skip
+        settings = rewritten(settings_of, tmp_path, change, {"data.max-tokens": tokens})
         return TextClassification(settings).load_client(0)
 
     whole = load(30)
     assert whole.rows.cut == 0
-    parts = [whole.train, whole.test, *([whole.calibration] if source == "held-out" else [])]
+    parts = [whole.train, whole.test, whole.calibration]
     lengths = torch.cat([part["attention_mask"].sum(1) for part in parts])
     most = int(lengths.median())
     cut = int((lengths > most).sum())

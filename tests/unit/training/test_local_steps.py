@@ -110,7 +110,7 @@ def test_rounds_and_local_training_have_a_course_each(tiny, monkeypatch):
     settings = tiny({
         "train.schedule": "linear", "federation.rounds": 4, "train.local-steps": 2,
         "local.schedule": "cosine", "local.warmup-steps": 3, "local.steps": 10,
-        "local.refit-share": 0.3,
+        "local.refit-share": 0.3, "calibration.source": "held-out",
     })  # fmt: skip
     seen = []
     monkeypatch.setattr(
