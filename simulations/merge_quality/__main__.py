@@ -20,19 +20,11 @@ from pathlib import Path
 
 from simulations import measuring
 from simulations.merge_quality.families import (
-    Family,
     digit_families,
     edge_families,
     sentiment_families,
-    train_family,
 )
-from simulations.merge_quality.measures import measure_family, store, stored
-
-
-def make(family: Family, adapters: Path, file: Path) -> str:
-    """Train and measure a family and store its measures; return its name."""
-    store(measure_family(family, train_family(family, adapters / family.name)), family, file)
-    return family.name
+from simulations.merge_quality.measures import make, stored
 
 
 def measure(args: argparse.Namespace) -> None:

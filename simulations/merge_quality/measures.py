@@ -27,7 +27,14 @@ from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.gradients import per_sample_gradients
 from potara_flwr.training.local_steps import on_device, one_thread, parts, train
 from simulations.merge_quality.candidates import CANDIDATES, Case
-from simulations.merge_quality.families import STARTS, Adapters, Family, check_settings, decisive
+from simulations.merge_quality.families import (
+    STARTS,
+    Adapters,
+    Family,
+    check_settings,
+    decisive,
+    train_family,
+)
 
 VERSION = 2
 """Of what is measured: measures of another version are made again."""
@@ -45,6 +52,12 @@ def measure_family(family: Family, adapters: Adapters) -> list[dict[str, Any]]:
             for rounds in family.rounds
             for start in STARTS
         ]
+
+
+def make(family: Family, adapters: Path, file: Path) -> str:
+    """Train and measure a family and store its measures; return its name."""
+    store(measure_family(family, train_family(family, adapters / family.name)), family, file)
+    return family.name
 
 
 def store(cases: list[dict[str, Any]], family: Family, file: Path) -> None:

@@ -22,10 +22,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from potara_flwr.settings.schema import Settings
-from potara_flwr.sweeps.jobs import Job, run_job
 from simulations import measuring
 from simulations.method_quality.domains import write_domains
-from simulations.method_quality.stored import Store, compact
+from simulations.method_quality.stored import Store, make
 from simulations.method_quality.studies import (
     DOMAINS,
     TRANSPORT_BENCHMARK,
@@ -39,17 +38,6 @@ from simulations.method_quality.studies import (
 )
 
 Wanted = Iterable[tuple[Store, Settings]]
-
-
-def make(settings: Settings, folder: Path) -> Run:
-    """Make a run in a folder of its own below ``folder``, unless it is there."""
-    job = Job(f"{settings.method},seed={settings.seed}", settings, folder)
-    results = job.results()
-    if results is None:
-        run_job(job)
-        results = job.results()
-    assert results is not None
-    return compact(results, settings)
 
 
 def make_lacking(wanted: Wanted, folder: Path, pool: ProcessPoolExecutor) -> None:

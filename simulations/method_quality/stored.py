@@ -11,6 +11,7 @@ from typing import Any
 from potara_flwr.core.storage import write_whole
 from potara_flwr.settings.fingerprint import fingerprint
 from potara_flwr.settings.schema import Settings
+from potara_flwr.sweeps.jobs import Job, run_job
 from simulations.measuring import differing
 from simulations.method_quality.studies import Benchmark, Run, accuracy, best_rates, tuning_run
 
@@ -39,6 +40,17 @@ def compact(results: dict[str, Any], settings: Settings) -> Run:
     rounded: Run = json.loads(json.dumps(kept), parse_float=lambda text: round(float(text), 6))
     # A setting such as a damping of 1e-8 is no measure, and is kept as it is.
     return rounded | {"config": kept["config"]}
+
+
+def make(settings: Settings, folder: Path) -> Run:
+    """Make a run in a folder of its own below ``folder``, unless it is there."""
+    job = Job(f"{settings.method},seed={settings.seed}", settings, folder)
+    results = job.results()
+    if results is None:
+        run_job(job)
+        results = job.results()
+    assert results is not None
+    return compact(results, settings)
 
 
 def portable(settings: Settings) -> Settings:

@@ -94,7 +94,7 @@ def test_the_baselines_are_what_they_say(family, tmp_path):
 
 def test_what_is_stored_is_not_made_again_and_not_taken_for_another(family, tmp_path, monkeypatch):
     one, file = family(), tmp_path / "stored" / "f.json.gz"
-    merge_quality.make(one, tmp_path / "adapters", file)
+    measures.make(one, tmp_path / "adapters", file)
     first = measures.stored(one, file)
     assert len(first) == 3 * 2 * 2
     before = file.read_bytes()

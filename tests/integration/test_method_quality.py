@@ -13,7 +13,7 @@ from potara_flwr.run_config import from_flat
 from potara_flwr.running.composition import compose_settings
 from simulations.method_quality import __main__ as method_quality
 from simulations.method_quality import page
-from simulations.method_quality.stored import Store, compact
+from simulations.method_quality.stored import Store, compact, make
 from simulations.method_quality.studies import (
     CIFAR10,
     DIGITS,
@@ -85,9 +85,9 @@ def invented(settings, draw):
 def test_a_run_is_made_once_and_found_again_by_its_settings(tiny, tmp_path, monkeypatch):
     benchmark = Benchmark("tiny", "Tiny", tiny({}))
     settings = benchmark.run("fedit_ft", seed=1, rate=3e-3)
-    run = method_quality.make(settings, tmp_path / "results")
+    run = make(settings, tmp_path / "results")
     monkeypatch.setattr(method_quality, "run_job", None)
-    assert method_quality.make(settings, tmp_path / "results") == run
+    assert make(settings, tmp_path / "results") == run
     stored = Store(benchmark, tmp_path)
     assert settings not in stored
     stored.add(run)
