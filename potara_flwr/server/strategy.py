@@ -9,6 +9,7 @@ from typing import Any
 
 from flwr.supercore import log
 
+from potara_flwr.merging.rules import BY_LOSS
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.reports import Description
 from potara_flwr.methods import METHODS
@@ -23,6 +24,8 @@ def strategy_of(
 ) -> LoraAveraging:
     """Return the method's strategy for the clients that take part."""
     method, federation = METHODS[settings.method], settings.federation
+    if warning := needs_held_out(settings):
+        log(WARNING, "%s", warning)
     out = method.keeps_calibration_out(settings)
     in_training = {
         client: told.num_train + (0 if out else told.num_calibration)
@@ -38,6 +41,19 @@ def strategy_of(
         ledger,
         seed=settings.seed,
         num_examples={"train": in_training, "evaluate": in_evaluation},
+    )
+
+
+def needs_held_out(settings: Settings) -> str:
+    """Say in one line that the merge rule would see nothing but the local adapter's own samples;
+    return nothing where that is no matter.
+    """
+    rule, source = settings.merge.rule, settings.calibration.source
+    if not METHODS[settings.method].calibrates or rule not in BY_LOSS or source == "held-out":
+        return ""
+    return (
+        f"merge.rule={rule} looks for the lowest loss on samples that the local adapter was "
+        "trained on, and will choose that adapter; set calibration.source=held-out"
     )
 
 

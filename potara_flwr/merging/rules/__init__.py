@@ -8,7 +8,7 @@ from potara_flwr.merging.rules.segment import segment
 from potara_flwr.merging.rules.uniform import uniform
 from potara_flwr.merging.rules.variance_trace import variance_trace
 
-__all__ = ["GRID", "RULES", "Evidence", "Rule", "bootstrap"]
+__all__ = ["BY_LOSS", "GRID", "RULES", "Evidence", "Rule", "bootstrap"]
 
 RULES: dict[str, Rule] = {
     "excess-loss": excess_loss,
@@ -18,3 +18,7 @@ RULES: dict[str, Rule] = {
     "grid": grid,
     "fisher": fisher,
 }
+
+BY_LOSS = ("segment", "grid")
+"""Rules that look for the lowest loss on the samples, which is the local adapter's where it was
+trained on them."""

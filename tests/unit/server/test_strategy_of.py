@@ -5,7 +5,13 @@ import pytest
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.reports import Description
 from potara_flwr.run_config import from_flat
-from potara_flwr.server.strategy import outweighs, privacy_entry, strategy_of, with_noise
+from potara_flwr.server.strategy import (
+    needs_held_out,
+    outweighs,
+    privacy_entry,
+    strategy_of,
+    with_noise,
+)
 from potara_flwr.strategies.lora_averaging import LoraAveraging
 from potara_flwr.strategies.private import ClippedAveraging, PrivateAveraging
 from potara_flwr.strategies.rest_of_world import RestOfWorld
@@ -50,6 +56,20 @@ def test_a_client_trains_on_the_samples_that_it_has_told_of(method, source, samp
     expected = {"train": {0: samples, 1: samples}, "evaluate": {0: 5, 1: 5}}
     made = strategy({"method": method, "calibration.source": source})
     assert made.num_examples == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        ({"merge.rule": "grid"}, True),
+        ({"merge.rule": "segment", "calibration.source": "held-out"}, False),
+        ({"merge.rule": "grid", "method": "fedit"}, False),
+        ({}, False),
+    ],
+)
+def test_rules_that_need_samples_held_out_say_so(overrides, warned):
+    warning = needs_held_out(from_flat(overrides))
+    assert ("set calibration.source=held-out" in warning) == bool(warning) == warned
 
 
 def test_settings_decide_how_is_averaged():
