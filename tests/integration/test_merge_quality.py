@@ -27,7 +27,8 @@ def family(tiny):
 
     def build(group="shared", seed=0, **overrides):
         settings = tiny(overrides).to_flat()
-        own = {"seed", "local.start", "federation.rounds", "federation.transport", "run.results"}
+        own = {"seed", "local.start", "federation.rounds", "federation.transport", "run.results",
+               "calibration.source"}  # fmt: skip
         chosen = {name: value for name, value in settings.items() if name not in own}
         return Family(group, seed, (1, 2), tuple(chosen.items()), kept_out=True)
 
