@@ -23,7 +23,7 @@ Run = dict[str, Any]
 
 TUNING_SEED = 100
 TRANSPORTS = ("float32", "float16", "bfloat16", "int8")
-TRANSPORT_METHODS = ("potara", "fedit")
+TRANSPORT_METHODS = ("fedit",)
 TRANSPORT_BENCHMARK = "digits-shared"
 TRANSPORT_SEEDS = 5
 DIGITS = ("digits-shared", "digits-conflicting")
