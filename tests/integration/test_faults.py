@@ -59,8 +59,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tm
         (5, ".round-00002.safetensors.tmp", 1),
         (6, ".checkpoint.safetensors.tmp", 1),
         (7, ".local-training.safetensors.tmp", 2),
-        (9, ".0.tmp", 2),
-        (16, ".results.json.tmp", 2),
+        (8, ".0.tmp", 2),
+        (14, ".results.json.tmp", 2),
     ],
 )
 def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, number, cut, finished_rounds):

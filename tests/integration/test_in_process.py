@@ -294,7 +294,7 @@ def test_a_merge_that_is_worse_than_an_adapter_falls_back_to_it(tiny, tmp_path):
     # A federated adapter that never trained, against a local one that did.
     overrides = {"merge.rule": "variance-trace", "federation.rounds": 1,
                  "train.local-steps": 1, "local.steps": 60, "calibration.samples": 60,
-                 "data.train-samples": 0}  # fmt: skip
+                 "data.train-samples": 0, "calibration.source": "held-out"}  # fmt: skip
     results = run(tiny, tmp_path, overrides)[2]
     fallen = [client for client in results["clients"] if client["personalized"]["fallback"]]
     assert results["summary"]["fallbacks"] == len(fallen) > 0
