@@ -9,32 +9,31 @@ from potara_flwr.models.adapter import Adapter
 from potara_flwr.settings.schema import Settings
 
 
-def train_local(client: Client, federated: Adapter) -> tuple[Adapter, float]:
-    """Train the local adapter on the client's own samples, sending nothing: all of the local steps
-    but those of :func:`refit`. Also return the seconds.
+def train_local(client: Client, federated: Adapter, later: int = 0) -> tuple[Adapter, float]:
+    """Train the local adapter on the client's own samples, sending nothing, by all of the local
+    steps but those that :func:`refit` takes later. Also return the seconds.
 
     It starts from the initial adapter (``cold``, the paper) or the federated one (``warm``).
     """
-    settings = client.settings
-    start = client.model.initial if settings.local.start == "cold" else federated
-    steps = settings.local.steps - refit_steps(settings)
-    return client.train_alone(start, steps, total=settings.local.steps)
+    settings = client.settings.local
+    start = client.model.initial if settings.start == "cold" else federated
+    return client.train_alone(start, settings.steps - later, total=settings.steps)
 
 
-def refit(client: Client, local: Adapter) -> tuple[Adapter, float]:
+def refit(client: Client, local: Adapter, steps: int) -> tuple[Adapter, float]:
     """Take the rest of the local steps, now that the calibration samples have done their work, on
     training and calibration samples together. Also return the seconds.
     """
-    steps = refit_steps(client.settings)
     if steps == 0:
         return local, 0.0
+    total = client.settings.local.steps
     return client.train_alone(
         local,
         steps,
         purpose="refit",
         samples=client.data.train_and_calibration,
-        done=client.settings.local.steps - steps,
-        total=client.settings.local.steps,
+        done=total - steps,
+        total=total,
     )
 
 

@@ -31,7 +31,7 @@ from potara_flwr.merging.segment import (
 from potara_flwr.merging.traces import GradientMoments, VarianceTraces, damped
 from potara_flwr.messages.reports import ORACLE, Bound, Diagnosed, Grid, Traces
 from potara_flwr.methods.client import Client
-from potara_flwr.methods.local_adapter import refit, train_local
+from potara_flwr.methods.local_adapter import refit, refit_steps, train_local
 from potara_flwr.methods.outcome import Outcome, report_of
 from potara_flwr.models.adapter import Adapter, groups, lora_pairs
 from potara_flwr.settings.schema import Settings
@@ -52,14 +52,15 @@ def merge_by_evidence(client: Client, federated: Adapter) -> Outcome:
     """
     space = client.settings.merge.space
     # 1. Local training.
-    trained, before = train_local(client, federated)
+    later = refit_steps(client.settings)
+    trained, before = train_local(client, federated, later)
     clock = Stopwatch()
 
     # 2. Traces, 3. weight.
     weighed = weigh(client, segment_between(federated, trained, space), clock)
 
     # 4. Calibration samples that were held out, back into training.
-    local, after = refit(client, trained)
+    local, after = refit(client, trained, later)
     clock.lap("refit")
 
     # 5. Merge, and scores on test data, for the report only.

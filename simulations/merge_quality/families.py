@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.core.storage import write_whole
 from potara_flwr.methods import METHODS
-from potara_flwr.methods.local_adapter import refit, train_local
+from potara_flwr.methods.local_adapter import refit, refit_steps, train_local
 from potara_flwr.models.adapter import Adapter
 from potara_flwr.run_config import from_flat
 from potara_flwr.settings.groups import Value
@@ -210,8 +210,9 @@ def _train(family: Family, bench: Workbench) -> dict[str, torch.Tensor]:
 
     def local(data: ClientData, start: Adapter, chosen: Settings) -> tuple[Adapter, Adapter]:
         client = replace(METHODS["potara"].client(bench, data), settings=chosen)
-        halfway, _ = train_local(client, start)
-        return halfway, refit(client, halfway)[0]
+        later = refit_steps(chosen)
+        halfway, _ = train_local(client, start, later)
+        return halfway, refit(client, halfway, later)[0]
 
     cold = [local(data, bench.model.initial, family.settings("cold")) for data in clients]
     without_refit = family.settings(refit=False)

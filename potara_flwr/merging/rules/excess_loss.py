@@ -54,14 +54,18 @@ def resampled_weights(evidence: Evidence, temper: float = TEMPER) -> Tensor:
     )
     if not numbers.isfinite().all():
         raise EstimationError("a loss or a slope at one of the adapters is not finite")
-    weights = minimizer(*(evidence.resamples @ numbers.T).T)
-    return (SEEN * weights).clamp(max=1.0) if evidence.seen else weights
+    return minimizer(*(evidence.resamples @ numbers.T).T, factor=SEEN if evidence.seen else 1.0)
 
 
 def minimizer(
-    loss_federated: Tensor, loss_local: Tensor, slope_federated: Tensor, slope_local: Tensor
+    loss_federated: Tensor,
+    loss_local: Tensor,
+    slope_federated: Tensor,
+    slope_local: Tensor,
+    factor: float = 1.0,
 ) -> Tensor:
-    """Return λ = (b − c) / (a + b − 2c) for excess losses a, b, c, elementwise, in [0, 1].
+    """Return λ = (b − c) / (a + b − 2c) for excess losses a, b, c, elementwise, in [0, 1], times a
+    factor.
 
     Where the loss is quadratic between the adapters, its excess over the optimum is
     λ²a + (1 − λ)²b + 2λ(1 − λ)c with a and b the adapters' own: the paper's closed form
@@ -73,8 +77,8 @@ def minimizer(
     they do not differ at all, λ = 1/2.
     """
     rise, turn = loss_federated - loss_local, slope_federated - slope_local
-    inside = (0.5 - rise / turn.where(turn > 0, torch.ones_like(turn))).clamp(0.0, 1.0)
-    return inside.where(turn > 0, 0.5 - 0.5 * rise.sign())
+    inside = factor * (0.5 - rise / turn.where(turn > 0, torch.ones_like(turn)))
+    return inside.clamp(0.0, 1.0).where(turn > 0, 0.5 - 0.5 * rise.sign())
 
 
 def tempered(losses: Tensor, temper: float = TEMPER) -> Tensor:

@@ -314,13 +314,24 @@ def test_ties_keeps_the_largest_entries_and_dare_rescales_the_others(tiny):
 def test_merges_of_other_papers_start_from_potaras_two_adapters(tiny):
     outcomes = {}
     for method in ("potara", "ties", "dare"):
-        client = client_of(tiny({"method": method, "local.refit-share": 0.5}))
+        client = client_of(tiny({"method": method}))
         outcomes[method] = METHODS[method].personalize(client, moved(client))
     locals_ = [outcome.adapters["local"] for outcome in outcomes.values()]
     assert same_bits(locals_[0], locals_[1])
     assert same_bits(locals_[0], locals_[2])
     scores = [outcome.report.accuracy["federated"] for outcome in outcomes.values()]
     assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.parametrize("method", ["ties", "dare"])
+def test_what_chooses_no_weight_trains_alike_whatever_calibrates(tiny, method):
+    ends = []
+    for source in ("training", "held-out"):
+        client = client_of(tiny({"method": method, "calibration.source": source}))
+        outcome = METHODS[method].personalize(client, moved(client))
+        ends.append((outcome.report.optimizer_steps, outcome.adapters["local"]))
+    assert ends[0][0] == ends[1][0]
+    assert same_bits(ends[0][1], ends[1][1])
 
 
 def test_local_training_ignores_what_it_receives_and_fine_tuning_starts_from_it(tiny):

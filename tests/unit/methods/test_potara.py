@@ -103,9 +103,9 @@ def test_all_local_steps_are_taken(tiny, steps, share, late):
 
 
 def test_refit_of_no_steps_is_the_adapter_itself(tiny):
-    client = client_of(tiny({"local.refit-share": 0.0, "local.steps": 2}))
+    client = client_of(tiny({"local.steps": 2}))
     local, _ = train_local(client, client.model.initial)
-    assert refit(client, local)[0] is local
+    assert refit(client, local, 0)[0] is local
 
 
 def test_joined_texts_are_padded_to_the_longer():

@@ -110,7 +110,6 @@ def test_rounds_and_local_training_have_a_course_each(tiny, monkeypatch):
     settings = tiny({
         "train.schedule": "linear", "federation.rounds": 4, "train.local-steps": 2,
         "local.schedule": "cosine", "local.warmup-steps": 3, "local.steps": 10,
-        "local.refit-share": 0.3, "calibration.source": "held-out",
     })  # fmt: skip
     seen = []
     monkeypatch.setattr(
@@ -120,8 +119,8 @@ def test_rounds_and_local_training_have_a_course_each(tiny, monkeypatch):
     bench = Workbench(settings)
     client = METHODS["potara"].client(bench, bench.client(0))
     client.train_in_round(bench.model.initial, 3)
-    halfway, _ = train_local(client, bench.model.initial)
-    refit(client, halfway)
+    halfway, _ = train_local(client, bench.model.initial, later=3)
+    refit(client, halfway, 3)
     assert seen == [
         (Course("linear", 0, done=4, total=8), 2),
         (Course("cosine", 3, done=0, total=10), 7),
