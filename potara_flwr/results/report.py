@@ -91,7 +91,8 @@ neither side is favoured by both.
 {%- for mark, who, text in remarks %}<br>{{ mark }} {{ who }}: {{ text }}.{% endfor %}</p>
 {% endif %}
 {%- else %}<p>No client was personalized.</p>{% endif %}
-{% if rows %}<p class="note">Rows of all clients together: {{ rows }}.</p>{% endif %}
+{% if rows %}<p class="note">Rows of all clients together: {{ rows }}.
+{%- if not held_out %} Calibration samples are trained on too.{% endif %}</p>{% endif %}
 
 {% endblock %}
 {% block after_figures %}{% for heading, entries in troubles -%}
@@ -156,6 +157,7 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
         ],
         remarks=remarks(results),
         rows=in_words(results["rows"]) if "rows" in results else "",
+        held_out=config["calibration"]["source"] == "held-out",
         figures=figures,
         troubles=[("Refused", results["refused"]), ("Missing", results["missing"])],
         settings=folded(flat(config)),
