@@ -54,7 +54,8 @@ def resampled_weights(evidence: Evidence, temper: float = TEMPER) -> Tensor:
     )
     if not numbers.isfinite().all():
         raise EstimationError("a loss or a slope at one of the adapters is not finite")
-    return minimizer(*(evidence.resamples @ numbers.T).T, factor=SEEN if evidence.seen else 1.0)
+    a, b, da, db = (evidence.resamples @ numbers.T).T
+    return minimizer(a, b, da, db, factor=SEEN if evidence.seen else 1.0)
 
 
 def minimizer(
