@@ -42,7 +42,7 @@ ENV PATH=/opt/potara/bin:$PATH \
 USER 10001
 WORKDIR /var/lib/potara
 VOLUME /var/lib/potara
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --start-interval=2s \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["python", "/app/docker/health.py"]
 ENTRYPOINT ["/app/docker/entrypoint.sh"]
 CMD ["--help"]
