@@ -142,6 +142,7 @@ def settled(
         "data.num-clients": 1,
         "data.partition": "whole",
         "lora.rank": rank,
+        "lora.ranks": "",
         "lora.alpha": scaling * rank,
         "lora.rslora": False,
         "lora.rank-pattern": "",

@@ -16,7 +16,7 @@ from potara_flwr.core.storage import write_whole
 from potara_flwr.data.account import account
 from potara_flwr.messages.reports import rows_of
 from potara_flwr.methods import METHODS
-from potara_flwr.models.adapter import Adapter
+from potara_flwr.models.adapter import Adapter, first_components
 from potara_flwr.results.folder import RESULTS
 from potara_flwr.results.run_file import FEDERATED
 from potara_flwr.results.saving import save_client
@@ -82,7 +82,9 @@ def personalize_offline(
         method = METHODS[settings.method]
         this = method.client(bench, samples)
         check_fits(adapter, this.model, folder)
-        outcome = method.personalize(this, this.model.initial | adapter)
+        rank = settings.rank_of(samples.client)
+        received = adapter if rank is None else first_components(adapter, rank)
+        outcome = method.personalize(this, this.model.initial | received)
     save_client(out, this, outcome)
     sizes = {
         f"num_{part}": num_samples(getattr(samples, part))

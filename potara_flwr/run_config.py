@@ -52,6 +52,7 @@ def from_flat(values: Mapping[str, Value]) -> Settings:
         ) from None
     _check_registered(settings)
     _check_patterns(settings)
+    _check_ranks(settings)
     _check_run(settings.run)
     _check_names(settings)
     _check_privacy(settings)
@@ -86,8 +87,8 @@ def _check_patterns(settings: Settings) -> None:
     """Check that modules with a rank or alpha of their own are told as peft takes them."""
     lora = settings.lora
     for name, text, read, kind in (
-        ("rank", lora.rank_pattern, lambda: lora.ranks, "a rank from 1"),
-        ("alpha", lora.alpha_pattern, lambda: lora.alphas, "an alpha above 0"),
+        ("rank", lora.rank_pattern, lambda: lora.module_ranks, "a rank from 1"),
+        ("alpha", lora.alpha_pattern, lambda: lora.module_alphas, "an alpha above 0"),
     ):
         try:
             read()
@@ -96,6 +97,45 @@ def _check_patterns(settings: Settings) -> None:
                 f"setting lora.{name}-pattern is {text!r}, but must be modules with {kind} each, "
                 "e.g. q_proj=16,v_proj=4"
             ) from None
+
+
+def _check_ranks(settings: Settings) -> None:
+    """Check that clients with a rank of their own have one that the federated adapter has."""
+    lora, clients = settings.lora, settings.data.num_clients
+    try:
+        ranks = lora.client_ranks
+    except ValueError:
+        raise SettingsError(
+            f"setting lora.ranks is {lora.ranks!r}, but must be ranks from 1, separated by commas, "
+            "e.g. 2,4,8"
+        ) from None
+    if not ranks:
+        return
+    if len(ranks) > clients:
+        raise SettingsError(
+            f"lora.ranks has {len(ranks)} ranks, but data.num-clients is {clients}; leave out some"
+        )
+    if max(ranks) != lora.rank:
+        raise SettingsError(
+            f"the largest of lora.ranks is {max(ranks)}, but lora.rank, that of the federated "
+            f"adapter, is {lora.rank}; make them equal"
+        )
+    if lora.rank_pattern:
+        raise SettingsError(
+            "lora.ranks and lora.rank-pattern are both given, but a client has one rank for all "
+            "modules; empty one"
+        )
+    shared = METHODS[settings.method].shared
+    if settings.federation.aggregation == "exact" and "B" in shared and "A" not in shared:
+        raise SettingsError(
+            f"federation.aggregation=exact cuts updates to lora.ranks, but method={settings.method}"
+            " sends no A; use factors"
+        )
+    if settings.privacy.clipping_norm > 0:
+        raise SettingsError(
+            "privacy.clipping-norm bounds changes of one adapter, which all clients have; empty "
+            "lora.ranks"
+        )
 
 
 def _check_run(run: RunSettings) -> None:

@@ -131,9 +131,17 @@ def deltas(
     }
 
 
-def truncate(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[Adapter, float]:
+def truncate(
+    adapter: Adapter, ranks: Mapping[str, int], *, ordered: bool = False
+) -> tuple[Adapter, float]:
     """Bring every layer's update to its rank, by the name of its A, by a truncated SVD, the best
-    approximation of that rank.
+    approximation of that rank. One that has no more already stays as it is.
+
+    Parameters
+    ----------
+    ordered : bool
+        Take the SVD of these too: in every layer the first k components, rows of A and columns of
+        B, are then the best approximation of rank k.
 
     Returns
     -------
@@ -144,8 +152,8 @@ def truncate(adapter: Adapter, ranks: Mapping[str, int]) -> tuple[Adapter, float
     truncated = dict(adapter)
     cut = total = 0.0
     for a, b in lora_pairs(adapter):
-        rank = ranks[a]
-        if adapter[a].shape[0] <= rank:
+        rank = min(ranks[a], adapter[a].shape[0])
+        if adapter[a].shape[0] == rank and not ordered:
             continue
         # ΔW = Q_b (R_b R_aᵀ) Q_aᵀ: the SVD of a 2r × 2r matrix is that of the whole update.
         # A convolution's A (r, in, height, width) and B (out, r, 1, 1) as matrices.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -24,6 +24,21 @@ def kind_of(name: str) -> Kind:
 def lora_pairs(adapter: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Return the names of the (A, B) factors of every adapted layer."""
     return [(name, name.replace("lora_A", "lora_B")) for name in adapter if kind_of(name) == "A"]
+
+
+def components(name: str, start: int, stop: int) -> tuple[Any, ...]:
+    """Return the index of components ``start`` to ``stop`` of an adapter's update, which is a sum
+    over them, in the tensor of this name: rows of A, columns of B; a head has all of it in each.
+    """
+    part = slice(start, stop)
+    return {"A": (part,), "B": (slice(None), part), "head": (...,)}[kind_of(name)]
+
+
+def first_components(adapter: Mapping[str, Tensor], rank: int) -> Adapter:
+    """Return the adapter of the first ``rank`` components: r rows of A and r columns of B."""
+    return {
+        name: tensor[components(name, 0, rank)].contiguous() for name, tensor in adapter.items()
+    }
 
 
 def groups(adapter: Mapping[str, Tensor], each: int, most: int) -> list[list[str]]:

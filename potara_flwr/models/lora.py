@@ -28,7 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from potara_flwr.core.errors import SettingsError
 from potara_flwr.core.seeds import derive_seed, generator
-from potara_flwr.models.adapter import Adapter, kind_of, lora_pairs
+from potara_flwr.models.adapter import Adapter, first_components, kind_of, lora_pairs
 from potara_flwr.models.architecture import class_parameters, find_head, target_modules
 from potara_flwr.models.frozen import keep_statistics
 from potara_flwr.models.generation import continue_prompts, continue_unpadded
@@ -94,8 +94,8 @@ class LoraModel:
         self.config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions too
-            rank_pattern=lora.ranks,
-            alpha_pattern=lora.alphas,
+            rank_pattern=lora.module_ranks,
+            alpha_pattern=lora.module_alphas,
             lora_dropout=lora.dropout,
             use_rslora=lora.rslora,
             target_modules=targets,
@@ -291,6 +291,14 @@ class LoraModel:
             other.initial[name] = torch.zeros(shape)
             if len(shape) > 1:
                 other.initial[name].normal_(std=std, generator=draws)
+        return other
+
+    def with_rank(self, rank: int) -> LoraModel:
+        """Return the same model, sharing its memory, whose initial adapter has the first ``rank``
+        components alone. The scaling of an update stays that of the configuration.
+        """
+        other = copy.copy(self)
+        other.initial = first_components(self.initial, rank)
         return other
 
     def _keep_head_in_float32(self) -> None:

@@ -35,7 +35,7 @@ def check_patterns(lora: LoraSettings, layers: Sequence[str]) -> None:
     SettingsError
         A name of a pattern is that of no adapted module; the message lists the ones that are.
     """
-    for setting, pattern in (("rank", lora.ranks), ("alpha", lora.alphas)):
+    for setting, pattern in (("rank", lora.module_ranks), ("alpha", lora.module_alphas)):
         for key in pattern:
             if all(get_pattern_key([key], layer) == layer != key for layer in layers):
                 ends = sorted({layer.rpartition(".")[2] for layer in layers})

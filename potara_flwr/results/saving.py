@@ -59,12 +59,13 @@ def save_federated(
     Returns the SHA-256 of the adapter's file.
     """
     method = METHODS[settings.method]
+    cut = ", each with the part that it trains" if settings.lora.ranks else ""
     card = f"""# Federated LoRA adapter
 
 The average of the clients' adapters after {method.rounds(settings)} federated rounds of
 {method.title}.
 
-- mean test accuracy over clients: {accuracy:.4f}
+- mean test accuracy over clients{cut}: {accuracy:.4f}
 """
     with whole_folder(folder) as target:
         save_with_card(target, adapter, model, settings, folder, card, classes, accuracy)

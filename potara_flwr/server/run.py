@@ -294,7 +294,7 @@ class FederatedRun:
         if "federated" not in self.method.adapters:
             return None
         model = workbench(self.settings).model
-        values = self.strategy.sent_to(next(iter(self.asked.values())), self.arrays).values
+        values = self.strategy.encoded(self.arrays).values
         federated = model.initial | {name: torch.from_numpy(a) for name, a in values.items()}
         if self.settings.task.head == "local":
             federated = {name: t for name, t in federated.items() if kind_of(name) != "head"}

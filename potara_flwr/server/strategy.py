@@ -41,6 +41,11 @@ def strategy_of(
         ledger,
         seed=settings.seed,
         num_examples={"train": in_training, "evaluate": in_evaluation},
+        ranks={
+            client: rank
+            for client in descriptions
+            if (rank := settings.rank_of(client)) is not None
+        },
     )
 
 

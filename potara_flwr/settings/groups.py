@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from potara_flwr.settings.patterns import ALPHA, RANK, read_pattern
+from potara_flwr.settings.patterns import ALPHA, RANK, read_pattern, read_rank
 
 Value = bool | int | float | str
 Partition = Literal["dirichlet", "pathological", "size-skewed", "natural", "iid", "whole"]
@@ -202,7 +202,15 @@ class LoraSettings(Group):
     """The adapter."""
 
     rank: int = Field(4, ge=1, description="rank r of the LoRA update ΔW = (alpha / r)·B·A")
-    alpha: float = Field(8.0, gt=0, description="LoRA alpha; the scaling is alpha / rank")
+    ranks: str = Field(
+        "",
+        description="ranks of the clients' own adapters, separated by commas, as devices differ: "
+        "client k has the k-th, in turn; the largest is `lora.rank`, that of the federated adapter;"
+        " empty: all have it",
+    )
+    alpha: float = Field(
+        8.0, gt=0, description="LoRA alpha; the scaling is alpha / rank, on every client"
+    )
     rank_pattern: str = Field(
         "",
         description="ranks of some modules, e.g. `q_proj=16,v_proj=4`, by the ends of their names "
@@ -222,7 +230,19 @@ class LoraSettings(Group):
     )
 
     @property
-    def ranks(self) -> dict[str, int]:
+    def client_ranks(self) -> tuple[int, ...]:
+        """The ranks of :attr:`ranks`, of which client k has the k-th, in turn; empty where every
+        client has :attr:`rank`.
+
+        Raises
+        ------
+        ValueError
+            One is not a whole number from 1.
+        """
+        return tuple(read_rank(rank) for rank in self.ranks.split(",")) if self.ranks else ()
+
+    @property
+    def module_ranks(self) -> dict[str, int]:
         """The ranks of :attr:`rank_pattern`, by name.
 
         Raises
@@ -233,7 +253,7 @@ class LoraSettings(Group):
         return {name: int(at) for name, at in read_pattern(self.rank_pattern, RANK).items()}
 
     @property
-    def alphas(self) -> dict[str, float]:
+    def module_alphas(self) -> dict[str, float]:
         """The alphas of :attr:`alpha_pattern`, by name.
 
         Raises

@@ -1,4 +1,4 @@
-"""Numbers of some modules' own in one text: ``q_proj=16,v_proj=4``."""
+"""Numbers in one text: those of some modules' own, ``q_proj=16,v_proj=4``, and a client's rank."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import re
 
 RANK = r"0*[1-9]\d*"
 ALPHA = r"(?=.*[1-9])\d+(\.\d+)?"
+
+
+def read_rank(text: str) -> int:
+    """Return a rank.
+
+    Raises
+    ------
+    ValueError
+        It is not a whole number from 1.
+    """
+    if not re.fullmatch(RANK, text.strip()):
+        raise ValueError(f"{text!r} is no rank")
+    return int(text)
 
 
 def read_pattern(text: str, numbers: str) -> dict[str, str]:

@@ -54,6 +54,13 @@ class Settings(Group):
     baseline: BaselineSettings = BaselineSettings()
     run: RunSettings = RunSettings()
 
+    def rank_of(self, client: int) -> int | None:
+        """Return the rank that ``lora.ranks`` gives a client; None where its adapter has that of
+        the federated one, as that of a client has which the run does not know.
+        """
+        ranks = self.lora.client_ranks
+        return ranks[client % len(ranks)] if ranks and client < self.data.num_clients else None
+
     def to_flat(self) -> dict[str, Value]:
         """Return every setting by its flat name, as Flower's run config has them."""
         return flat(self.model_dump(by_alias=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from potara_flwr.core.arrays import Arrays
 from potara_flwr.merging.segment import truncate
-from potara_flwr.models.adapter import kind_of, lora_pairs
+from potara_flwr.models.adapter import components, kind_of, lora_pairs
 
 
 def weighted_average(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]) -> Arrays:
@@ -28,6 +29,38 @@ def weighted_average(updates: Sequence[Mapping[str, NDArray]], weights: Sequence
         ).astype(first.dtype)  # type: ignore[union-attr]
         for name, first in updates[0].items()
     }
+
+
+def average_components(
+    updates: Sequence[Mapping[str, NDArray]],
+    weights: Sequence[float],
+    start: Mapping[str, NDArray],
+) -> Arrays:
+    """Return the weighted average of A and B apart: of a component over the updates that have it,
+    of a head over all (HeteroFL: arXiv 2010.02090, of ranks RBLA: arXiv 2408.08699).
+
+    An update of rank r has the first r of the components of ``start``: r rows of A (r × in) and
+    columns of B (out × r). With zeros in the place of what it lacks, small ranks would shrink what
+    large ones have learned. What no update has stays as it is in ``start``.
+    """
+    averaged = {}
+    for name, first in start.items():
+        if kind_of(name) == "head":
+            averaged |= weighted_average([{name: update[name]} for update in updates], weights)
+            continue
+        axis = ("A", "B").index(kind_of(name))
+        ranks = [update[name].shape[axis] for update in updates]
+        blocks = []
+        for low, high in pairwise(sorted({0, *ranks})):
+            part = components(name, low, high)
+            having = [at for at, rank in enumerate(ranks) if rank >= high]
+            block = weighted_average(
+                [{name: updates[at][name][part]} for at in having], [weights[at] for at in having]
+            )
+            blocks.append(block[name])
+        blocks.append(first[components(name, max(ranks), first.shape[axis])])
+        averaged[name] = np.concatenate(blocks, axis)
+    return averaged
 
 
 def mean_of_clipped(
@@ -57,11 +90,15 @@ def mean_of_clipped(
 
 
 def stack_updates(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]) -> Arrays:
-    """Return an adapter of rank K·r whose ΔW is exactly Σ w_k ΔW_k / Σ w_k (FLoRA: arXiv
+    """Return an adapter of rank Σ r_k whose ΔW is exactly Σ w_k ΔW_k / Σ w_k (FLoRA: arXiv
     2409.05976): the As one below the other, the weighted Bs side by side. Heads are averaged.
     """
     total = float(sum(weights))
-    stacked = weighted_average(updates, weights)
+    heads = [
+        {name: array for name, array in update.items() if kind_of(name) == "head"}
+        for update in updates
+    ]
+    stacked = {**updates[0], **weighted_average(heads, weights)}
     for a, b in lora_pairs(stacked):  # type: ignore[arg-type]  # only the names are read
         stacked[a] = np.concatenate([update[a].astype(np.float64) for update in updates], axis=0)
         parts = [
@@ -73,26 +110,39 @@ def stack_updates(updates: Sequence[Mapping[str, NDArray]], weights: Sequence[fl
 
 
 def exact_average(
-    updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]
+    updates: Sequence[Mapping[str, NDArray]],
+    weights: Sequence[float],
+    start: Mapping[str, NDArray],
 ) -> tuple[Arrays, float]:
-    """Return the adapter of the updates' own rank whose ΔW is nearest to the mean ΔW.
+    """Return the adapter of the rank of ``start`` whose ΔW is nearest to the mean ΔW, its
+    components in the order of their norms: the first r are the nearest adapter of rank r
+    (FlexLoRA: arXiv 2402.11505). Updates may have different ranks.
 
     Where A is not among the arrays it is the same everywhere, and the mean of B is exact as it is.
+    Components that the mean has no use for have B = 0, and the A of ``start``, so that they can be
+    trained: from A = 0 and B = 0 no gradient leads away.
 
     Returns
     -------
     tuple
         The adapter, and its relative error: ‖ΔW − mean ΔW‖ / ‖mean ΔW‖ over all layers (Frobenius).
     """
-    first = updates[0]
-    ranks = {name: array.shape[0] for name, array in first.items() if kind_of(name) == "A"}
+    ranks = {name: array.shape[0] for name, array in start.items() if kind_of(name) == "A"}
     if not ranks:
         return weighted_average(updates, weights), 0.0
     stacked = {
         name: torch.from_numpy(array) for name, array in stack_updates(updates, weights).items()
     }
-    truncated, error = truncate(stacked, ranks)
-    return {name: truncated[name].numpy().astype(first[name].dtype) for name in first}, error
+    truncated, error = truncate(stacked, ranks, ordered=True)
+    averaged = {name: truncated[name].numpy().astype(start[name].dtype) for name in start}
+    for a, b in lora_pairs(averaged):  # type: ignore[arg-type]  # only the names are read
+        columns = np.moveaxis(averaged[b], 1, 0).reshape(averaged[b].shape[1], -1)
+        sizes = np.square(columns, dtype=np.float64).sum(1)  # the singular values of ΔW
+        used = int((sizes > np.finfo(np.float32).eps * sizes.max(initial=0.0)).sum())
+        averaged[a] = np.concatenate([averaged[a][:used], start[a][used:]])
+        rest = np.zeros_like(start[b][:, used:])
+        averaged[b] = np.concatenate([averaged[b][:, :used], rest], axis=1)
+    return averaged, error
 
 
 def norm_of_change(sent: Arrays, update: Arrays) -> float:

@@ -26,12 +26,13 @@ from potara_flwr.core.seeds import derive_seed
 from potara_flwr.messages.checking import ReplySpec, find_fault
 from potara_flwr.messages.ledger import Ledger
 from potara_flwr.messages.transport import decode, encode, record_of, values_of
+from potara_flwr.models.adapter import components
 from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import (
+    average_components,
     exact_average,
     norm_limit,
     norm_of_change,
-    weighted_average,
 )
 
 SCORES = {"train": ("loss", "seconds"), "evaluate": ("loss", "accuracy")}
@@ -71,6 +72,8 @@ class LoraAveraging(FedAvg):
     num_examples : mapping, optional
         ``train`` and ``evaluate`` → client → the samples that it has told of, which all its replies
         must be about.
+    ranks : mapping, optional
+        Client → the rank of its adapter, where it may be below that of the federated one.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class LoraAveraging(FedAvg):
         *,
         seed: int,
         num_examples: Mapping[str, Mapping[int, int]] | None = None,
+        ranks: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(
             fraction_train=federation.fraction_train,
@@ -94,10 +98,13 @@ class LoraAveraging(FedAvg):
         self.clients = ledger.clients
         self.seed = seed
         self.num_examples = num_examples or {}
+        self.ranks = ranks or {}
         self._sent: dict[int, EncodedAdapter] = {}
         """Client → what it was sent, of those that train in the round that goes on."""
         self._residuals: dict[int | None, Arrays] = {}
         self._last: tuple[ArrayRecord, EncodedAdapter] | None = None
+        self._parts: dict[int | None, EncodedAdapter] = {}
+        """Rank → what its clients are sent of the last."""
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -121,14 +128,39 @@ class LoraAveraging(FedAvg):
     ) -> tuple[Arrays, float | None]:
         """Return the average of adapters, and its relative error where that is measured."""
         if self.federation.aggregation == "exact":
-            return exact_average(updates, weights)
-        return weighted_average(updates, weights), None
+            return exact_average(updates, weights, self.start)
+        return average_components(updates, weights, self.start), None
 
-    def sent_to(self, client: int, arrays: ArrayRecord) -> EncodedAdapter:
-        """Return what a client is sent of the server's arrays: here the same for every client."""
+    @property
+    def start(self) -> Arrays:
+        """The federated adapter that the clients were sent last, in full."""
+        assert self._last is not None
+        return self._last[1].values
+
+    def encoded(self, arrays: ArrayRecord) -> EncodedAdapter:
+        """Return the server's arrays as they travel, in full."""
         if self._last is None or self._last[0] is not arrays:
             self._last = arrays, self.encode(None, values_of(arrays))
+            self._parts.clear()
         return self._last[1]
+
+    def sent_to(self, client: int, arrays: ArrayRecord) -> EncodedAdapter:
+        """Return what a client is sent of the server's arrays: here the same for every client of
+        its rank.
+        """
+        whole, rank = self.encoded(arrays), self.ranks.get(client)
+        if rank not in self._parts:
+            self._parts[rank] = self.part(client, whole)
+        return self._parts[rank]
+
+    def part(self, client: int, whole: EncodedAdapter) -> EncodedAdapter:
+        """Return the part of an adapter that a client trains: as many of its first components as
+        the client's rank (HetLoRA: arXiv 2401.06432), or all.
+        """
+        if (rank := self.ranks.get(client)) is None:
+            return whole
+        cut = {name: at[components(name, 0, rank)] for name, at in values_of(whole.record).items()}
+        return self._as_sent(cut)
 
     def encode(self, client: int | None, values: Arrays) -> EncodedAdapter:
         """Return arrays as they travel to a client, or to all where None."""

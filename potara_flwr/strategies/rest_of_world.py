@@ -25,6 +25,12 @@ class RestOfWorld(LoraAveraging):
         self._initial: Arrays | None = None
         self._to_clients: dict[int, EncodedAdapter] = {}
 
+    @property
+    def start(self) -> Arrays:
+        """The initial adapter, which is what clients were sent when there was nothing else."""
+        assert self._initial is not None
+        return self._initial
+
     def sent_to(self, client: int, arrays: ArrayRecord) -> EncodedAdapter:
         """Return the mean of the others' adapters, as it is sent."""
         if self._initial is None:
@@ -32,7 +38,7 @@ class RestOfWorld(LoraAveraging):
         if client not in self._to_clients:
             others = [self.latest[other] for other in sorted(self.latest) if other != client]
             values = self.average(others, [1.0] * len(others))[0] if others else self._initial
-            self._to_clients[client] = self.encode(client, values)
+            self._to_clients[client] = self.part(client, self.encode(client, values))
         return self._to_clients[client]
 
     def state(self, arrays: ArrayRecord) -> Arrays:

@@ -55,12 +55,13 @@ class Workbench:
         return model
 
     def model_for(self, data: ClientData) -> LoraModel:
-        """Return the base model with the initial adapter of the client with these samples, whose
-        head has the classes of its own data where ``task.head`` is ``local``.
+        """Return the base model with the initial adapter of the client with these samples: of its
+        rank, and with a head of the classes of its own data where ``task.head`` is ``local``.
         """
-        if self.settings.task.head == "shared" or not data.classes:
-            return self.model
-        return self.model.with_classes(len(data.classes), self.settings.seed)
+        model, rank = self.model, self.settings.rank_of(data.client)
+        if self.settings.task.head == "local" and data.classes:
+            model = model.with_classes(len(data.classes), self.settings.seed)
+        return model if rank is None else model.with_rank(rank)
 
     def client(self, client: int, cache: Path | None = None) -> ClientData:
         """Return the samples of a client.

@@ -305,6 +305,9 @@ BAD = {
     "nothing to compare": ({"f/x": ""}, "compare f", "results.json"),
     "no presets": ({}, "run experiment=papr", "paper"),
     # Settings
+    "no rank": (*settings("'lora.ranks=\"4,0\"'"), "must be ranks from 1, separated by commas"),
+    "rank above all": (*settings("'lora.ranks=\"2,8\"'"), "lora.rank, that of the federated"),
+    "ranks for nobody": (*settings("'lora.ranks=\"1,2,4\"'"), "data.num-clients is 2; leave out"),
     "unknown setting": (*settings("data.pth=x"), "data.pth"),
     "a word for a number": (*settings("federation.rounds=two"), "federation.rounds"),
     "out of range": (*settings("data.test-fraction=2"), "data.test-fraction"),

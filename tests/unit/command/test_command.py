@@ -185,7 +185,8 @@ def test_help_loads_nothing_that_is_slow():
 
 
 def test_the_shell_completes_the_names_of_settings():
-    assert list(setting_names("lora.r")) == ["lora.rank=", "lora.rank-pattern=", "lora.rslora="]
+    names = ["lora.rank=", "lora.ranks=", "lora.rank-pattern=", "lora.rslora="]
+    assert list(setting_names("lora.r")) == names
     assert list(setting_names("exp")) == ["experiment="]
 
 

@@ -126,10 +126,10 @@ def test_without_patterns_the_configuration_says_one_rank_and_alpha(tiny, tmp_pa
 def test_the_exact_average_keeps_every_layers_rank(workbench):
     bench = workbench()
     updates = [{n: t.numpy() for n, t in other(bench, seed).items()} for seed in (0, 1, 2)]
-    averaged, error = exact_average(updates, [1, 1, 1])
+    averaged, error = exact_average(updates, [1, 1, 1], updates[0])
     assert {n: a.shape for n, a in averaged.items()} == {n: a.shape for n, a in updates[0].items()}
     assert 0 < error < 1
-    same, nothing = exact_average(updates[:1] * 3, [1, 2, 3])
+    same, nothing = exact_average(updates[:1] * 3, [1, 2, 3], updates[0])
     one = {name: torch.from_numpy(array) for name, array in same.items()}
     for a, update in deltas(other(bench, 0), bench.model.scaling).items():
         torch.testing.assert_close(deltas(one, bench.model.scaling)[a], update)
@@ -155,7 +155,7 @@ def test_what_is_no_pattern_says_what_one_is(text):
 
 
 def test_a_rank_is_a_whole_number_and_an_alpha_need_not_be():
-    assert from_flat({"lora.alpha-pattern": "q_proj=2.5, v=4"}).lora.alphas == {
+    assert from_flat({"lora.alpha-pattern": "q_proj=2.5, v=4"}).lora.module_alphas == {
         "q_proj": 2.5, "v": 4.0
     }  # fmt: skip
     with pytest.raises(SettingsError, match="a rank from 1 each"):

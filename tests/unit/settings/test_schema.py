@@ -79,6 +79,26 @@ def test_a_number_is_taken_for_a_text():
             {"method": "fedsa_lora", "federation.aggregation": "exact"},
             ["federation.aggregation=exact", "fedsa_lora sends no B"],
         ),
+        ({"lora.ranks": "2,0,4"}, ["lora.ranks is '2,0,4'", "ranks from 1", "e.g. 2,4,8"]),
+        ({"lora.ranks": "2,,4"}, ["lora.ranks is '2,,4'", "e.g. 2,4,8"]),
+        ({"lora.ranks": "2,-4"}, ["lora.ranks is '2,-4'", "e.g. 2,4,8"]),
+        ({"lora.ranks": "2,half"}, ["lora.ranks is '2,half'", "e.g. 2,4,8"]),
+        ({"lora.ranks": "2,8"}, ["largest of lora.ranks is 8", "lora.rank, ", "is 4"]),
+        ({"lora.ranks": "1,2"}, ["largest of lora.ranks is 2", "is 4; make them equal"]),
+        (
+            {"lora.ranks": "2,4,4", "data.num-clients": 2},
+            ["lora.ranks has 3 ranks", "data.num-clients is 2"],
+        ),
+        ({"lora.ranks": "2,4", "lora.rank-pattern": "q=2"}, ["lora.rank-pattern", "empty one"]),
+        (
+            {"lora.ranks": "2,4", "method": "ffa_lora", "federation.aggregation": "exact"},
+            ["method=ffa_lora sends no A; use factors"],
+        ),
+        (
+            {"lora.ranks": "2,4", "privacy.clipping-norm": 1.0, "federation.weighting": "uniform",
+             "federation.transport": "float32"},
+            ["privacy.clipping-norm", "empty lora.ranks"],
+        ),
         ({"federation.rounds": -1}, ["federation.rounds", "an integer ≥ 0"]),
         ({"task.model": True}, ["task.model", "a text"]),
     ],
@@ -102,3 +122,11 @@ def test_a_run_goes_on_in_one_folder():
     assert only.run.earlier == ("run.personalize-only", "/a")
     assert from_flat({}).run.earlier == ("", "")
     assert only.computed() == from_flat({}).computed()
+
+
+def test_clients_have_the_ranks_in_turn():
+    settings = from_flat({"lora.ranks": "2, 4,8", "lora.rank": 8, "data.num-clients": 5})
+    ranks = [settings.rank_of(client) for client in range(6)]
+    assert ranks == [2, 4, 8, 2, 4, None]  # the run has no client 5
+    assert from_flat({"lora.ranks": 4}).rank_of(1) == 4
+    assert from_flat({}).rank_of(0) is None

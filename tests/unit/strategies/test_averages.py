@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potara_flwr.merging.segment import deltas
-from potara_flwr.strategies.averages import exact_average, stack_updates, weighted_average
+from potara_flwr.strategies.averages import (
+    average_components,
+    exact_average,
+    stack_updates,
+    weighted_average,
+)
 
 SHAPES = {"q": (7, 5), "v": (3, 11)}  # out, in
 RANK = 2
@@ -52,7 +57,7 @@ def test_the_stack_is_the_mean_of_the_updates(weights, seed):
 @given(weights_lists, st.integers(0, 1000))
 def test_no_adapter_of_the_rank_is_nearer_to_the_mean(weights, seed):
     updates = [update_of(seed + client) for client in range(len(weights))]
-    averaged, error = exact_average(updates, weights)
+    averaged, error = exact_average(updates, weights, updates[0])
     assert {name: array.shape for name, array in averaged.items()} == {
         name: array.shape for name, array in updates[0].items()
     }
@@ -74,12 +79,13 @@ def test_factors_averaged_apart_are_not_the_mean_of_the_updates():
         got = updates_of(adapter)
         return sum((got[name] - wanted[name]).square().sum().item() for name in wanted)
 
-    apart, (exact, _) = weighted_average(updates, [1, 1]), exact_average(updates, [1, 1])
+    apart = weighted_average(updates, [1, 1])
+    exact, _ = exact_average(updates, [1, 1], updates[0])
     assert distance(exact) < 0.5 * distance(apart)
 
 
 def test_equal_updates_are_their_own_average():
-    averaged, error = exact_average([update_of(1)] * 3, [1, 2, 3])
+    averaged, error = exact_average([update_of(1)] * 3, [1, 2, 3], update_of(1))
     assert error == pytest.approx(0.0, abs=1e-7)
     for name, update in updates_of(update_of(1)).items():
         torch.testing.assert_close(updates_of(averaged)[name], update, rtol=1e-4, atol=1e-5)
@@ -90,7 +96,72 @@ def test_where_a_is_not_sent_the_average_of_b_is_exact_already():
         {name: array for name, array in update_of(seed).items() if "lora_A" not in name}
         for seed in range(2)
     ]
-    averaged, error = exact_average(updates, [1, 3])
+    averaged, error = exact_average(updates, [1, 3], updates[0])
     assert error == 0.0
     for name, array in weighted_average(updates, [1, 3]).items():
         np.testing.assert_array_equal(averaged[name], array)
+
+
+def test_components_are_averaged_over_the_updates_that_have_them():
+    a, b, head = "q.lora_A.weight", "q.lora_B.weight", "classifier.bias"
+    start = {a: [[9, 9], [8, 8], [7, 7]], b: [[0.5, 0.5, 0.75]], head: [1]}
+    updates = [
+        {a: [[1, 3]], b: [[2]], head: [4]},
+        {a: [[5, 7], [4, 4]], b: [[6, 1]], head: [8]},
+    ]
+    start, *updates = (
+        {name: np.array(values, np.float32) for name, values in adapter.items()}
+        for adapter in (start, *updates)
+    )
+    averaged = average_components(updates, [1, 3], start)
+    # Of component 0 (1·1 + 3·5) / 4 and so on; 1 is the second's alone; 2 is nobody's.
+    np.testing.assert_array_equal(averaged[a], [[4, 6], [4, 4], [7, 7]])
+    np.testing.assert_array_equal(averaged[b], [[5, 1, 0.75]])
+    np.testing.assert_array_equal(averaged[head], [7])
+    assert {array.dtype for array in averaged.values()} == {np.dtype(np.float32)}
+
+
+@given(weights_lists, st.integers(0, 1000))
+def test_of_equal_ranks_the_average_is_the_plain_one_to_the_bit(weights, seed):
+    updates = [update_of(seed + client) for client in range(len(weights))]
+    averaged = average_components(updates, weights, update_of(0))
+    expected = weighted_average(updates, weights)
+    assert {name: array.tobytes() for name, array in averaged.items()} == {
+        name: array.tobytes() for name, array in expected.items()
+    }
+
+
+def first(adapter, rank) -> dict[str, np.ndarray]:
+    cut = {name: array[:rank] for name, array in adapter.items() if "lora_A" in name}
+    return {**adapter, **cut, **{n: a[:, :rank] for n, a in adapter.items() if "lora_B" in n}}
+
+
+@pytest.mark.parametrize("ranks", [(1, 2, 3), (3, 1, 1), (3,)])
+def test_every_part_of_an_exact_average_is_the_nearest_adapter_of_its_rank(ranks):
+    updates = [update_of(seed, rank) for seed, rank in enumerate(ranks)]
+    weights = range(1, len(ranks) + 1)
+    averaged, _ = exact_average(updates, weights, update_of(9, rank=3))
+    wanted = mean_update(updates, weights)
+    for rank in (1, 2, 3):
+        got = updates_of(first(averaged, rank))
+        for name, update in wanted.items():
+            best = torch.linalg.svdvals(update)[rank:].square().sum().item()
+            missed = (update - got[name]).square().sum().item()
+            assert missed == pytest.approx(best, rel=1e-3, abs=1e-8)
+
+
+def test_components_that_an_exact_average_has_no_use_for_can_be_trained():
+    start, small = update_of(9, rank=3), update_of(1, rank=1)
+    twice = {**small, **{n: np.repeat(a, 2, 0) for n, a in small.items() if "lora_A" in n}}
+    twice |= {n: np.repeat(a, 2, 1) for n, a in small.items() if "lora_B" in n}
+    for updates in ([small], [small, small, small, small], [twice]):  # more rows, but of rank 1
+        averaged, error = exact_average(updates, [1] * len(updates), start)
+        assert error < 1e-6
+        for name in SHAPES:
+            a, b = averaged[f"{name}.lora_A.weight"], averaged[f"{name}.lora_B.weight"]
+            np.testing.assert_array_equal(a[1:], start[f"{name}.lora_A.weight"][1:])
+            assert not b[:, 1:].any()
+            assert b[:, :1].all()
+        wanted = mean_update(updates, [1] * len(updates))
+        for name, update in updates_of(averaged).items():
+            torch.testing.assert_close(update, wanted[name], rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from potara_flwr.core.errors import RunError
 from potara_flwr.messages.ledger import Ledger
+from potara_flwr.messages.transport import decode, record_of, values_of
 from potara_flwr.settings.groups import FederationSettings
 from potara_flwr.strategies.averages import weighted_average
 from potara_flwr.strategies.lora_averaging import LoraAveraging
@@ -306,3 +307,41 @@ def test_int8_updates_that_overflow_are_refused():
     np.testing.assert_allclose(averaged["a"].numpy(), 2.0, rtol=1e-2)
     (refused,) = strategy.ledger.refused
     assert (refused.client, refused.reason) == (1, "its update is not finite once it is decoded")
+
+
+@pytest.mark.parametrize("transport", ["float32", "float16", "bfloat16", "int8"])
+def test_a_client_is_sent_the_first_components_of_what_others_are_sent(transport):
+    rng = np.random.default_rng(0)
+    names = {"q.lora_A.weight": (4, 3), "q.lora_B.weight": (5, 4), "classifier.bias": (2,)}
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in names.items()}
+    strategy = strategy_of(transport=transport)
+    strategy.ranks = {0: 1, 1: 2, 2: 4, 3: 2}
+    arrays = record_of(values)
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid=None)
+    sent = {CLIENTS[message.metadata.dst_node_id]: message.content for message in messages}
+    assert sent[1] is sent[3]
+    whole = strategy.encoded(arrays).values
+    for client, rank in strategy.ranks.items():
+        part = decode(values_of(sent[client]["arrays"]), transport)
+        np.testing.assert_array_equal(part["q.lora_A.weight"], whole["q.lora_A.weight"][:rank])
+        np.testing.assert_array_equal(part["q.lora_B.weight"], whole["q.lora_B.weight"][:, :rank])
+        np.testing.assert_array_equal(part["classifier.bias"], whole["classifier.bias"])
+        bits = {name: at.tobytes() for name, at in strategy.sent_to(client, arrays).values.items()}
+        assert bits == {name: at.tobytes() for name, at in part.items()}
+
+
+def test_a_reply_of_another_rank_is_refused():
+    strategy = strategy_of(min_reply_fraction=0.25, transport="float32")
+    strategy.ranks = {0: 1, 1: 2, 2: 2, 3: 2}
+    values = {"q.lora_A.weight": np.ones((2, 3), np.float32),
+              "q.lora_B.weight": np.zeros((5, 2), np.float32)}  # fmt: skip
+    good = record_of({name: array + 1 for name, array in values.items()})
+    contents = {
+        client: RecordDict({"arrays": good, "metrics": update_of(0)["metrics"]})
+        for client in range(4)
+    }
+    averaged, _ = strategy.aggregate_train(1, replies_to(strategy, contents, record_of(values)))
+    (refused,) = strategy.ledger.refused
+    assert refused.client == 0
+    assert "is float32 (2, 3), not float32 (1, 3)" in refused.reason
+    np.testing.assert_array_equal(averaged["q.lora_B.weight"].numpy(), 1)
