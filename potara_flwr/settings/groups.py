@@ -475,7 +475,7 @@ class BaselineSettings(Group):
         0.5,
         gt=0,
         le=1,
-        description="PF2LoRA: rank of a client's own adapter, as a share of `lora.rank`",
+        description="PF2LoRA: rank of a client's own adapter, as a share of that of the common one",
     )
     pf2lora_rate: float = Field(
         0.1, ge=0, description="PF2LoRA: learning rate of a client's own adapter (SGD)"

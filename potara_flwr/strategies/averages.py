@@ -43,7 +43,7 @@ def average_components(
     columns of B (out × r). With zeros in the place of what it lacks, small ranks would shrink what
     large ones have learned. What no update has stays as it is in ``start``.
     """
-    averaged = {}
+    averaged: Arrays = {}
     for name, first in start.items():
         if kind_of(name) == "head":
             averaged |= weighted_average([{name: update[name]} for update in updates], weights)

@@ -128,12 +128,12 @@ class LoraAveraging(FedAvg):
     ) -> tuple[Arrays, float | None]:
         """Return the average of adapters, and its relative error where that is measured."""
         if self.federation.aggregation == "exact":
-            return exact_average(updates, weights, self.start)
-        return average_components(updates, weights, self.start), None
+            return exact_average(updates, weights, self.before)
+        return average_components(updates, weights, self.before), None
 
     @property
-    def start(self) -> Arrays:
-        """The federated adapter that the clients were sent last, in full."""
+    def before(self) -> Arrays:
+        """The federated adapter before the round's average, in full, as clients read it."""
         assert self._last is not None
         return self._last[1].values
 

@@ -26,8 +26,8 @@ class RestOfWorld(LoraAveraging):
         self._to_clients: dict[int, EncodedAdapter] = {}
 
     @property
-    def start(self) -> Arrays:
-        """The initial adapter, which is what clients were sent when there was nothing else."""
+    def before(self) -> Arrays:
+        """The initial adapter, which clients were sent before others had sent one."""
         assert self._initial is not None
         return self._initial
 

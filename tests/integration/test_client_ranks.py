@@ -207,15 +207,14 @@ def test_a_client_alone_ends_with_the_bits_of_the_run(run_with, tmp_path):
         assert same_bits(load_adapter(tmp_path / str(client)), theirs)
 
 
-def test_few_small_clients_leave_what_they_lack_to_be_trained(tiny, tmp_path):
-    # One client a round: of rank 2, 4 or 8.
-    for aggregation in ("factors", "exact"):
-        _, folder, results, _ = finished(tiny({
-            **SHORT, **SOME, "federation.fraction-train": 0.3, "federation.aggregation": aggregation,
-            "run.results": str(tmp_path / aggregation),
-        }))  # fmt: skip
-        assert all(len(at["clients"]) == 1 for at in results["rounds"])
-        federated = load_adapter(folder / "federated")
-        assert ranks_in(federated) == {8}
-        for a, _ in lora_pairs(federated):
-            assert federated[a].norm(dim=1).min() > 1e-3
+@pytest.mark.parametrize("aggregation", ["factors", "exact"])
+def test_what_small_ranks_lack_can_still_be_trained(tiny, tmp_path, aggregation):
+    _, folder, results, _ = finished(tiny({
+        **SHORT, **SOME, "federation.fraction-train": 0.3, "federation.aggregation": aggregation,
+        "run.results": str(tmp_path / "run"),
+    }))  # fmt: skip
+    assert {len(at["clients"]) for at in results["rounds"]} == {1}
+    federated = load_adapter(folder / "federated")
+    assert ranks_in(federated) == {8}
+    for a, _ in lora_pairs(federated):
+        assert federated[a].norm(dim=1).min() > 1e-3  # from A = B = 0 no gradient leads away

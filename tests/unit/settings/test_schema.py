@@ -95,8 +95,12 @@ def test_a_number_is_taken_for_a_text():
             ["method=ffa_lora sends no A; use factors"],
         ),
         (
-            {"lora.ranks": "2,4", "privacy.clipping-norm": 1.0, "federation.weighting": "uniform",
-             "federation.transport": "float32"},
+            {
+                "lora.ranks": "2,4",
+                "privacy.clipping-norm": 1.0,
+                "federation.weighting": "uniform",
+                "federation.transport": "float32",
+            },
             ["privacy.clipping-norm", "empty lora.ranks"],
         ),
         ({"federation.rounds": -1}, ["federation.rounds", "an integer ≥ 0"]),
