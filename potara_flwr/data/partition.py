@@ -21,10 +21,11 @@ from potara_flwr.core.seeds import derive_seed
 from potara_flwr.settings.groups import DataSettings
 
 if TYPE_CHECKING:
-    import datasets
     import flwr_datasets
+
+    from potara_flwr.data.key_table import KeyTable
 else:
-    datasets, flwr_datasets = lazy("datasets"), lazy("flwr_datasets")
+    flwr_datasets = lazy("flwr_datasets")
 
 SKEWING_KEYS = ("dirichlet", "pathological")
 """The kinds that give clients unlike shares of the keys."""
@@ -55,17 +56,20 @@ def partition(
     SettingsError
         There are too few samples, or no such partition gives every client one.
     """
+    from potara_flwr.data.key_table import KeyTable
+
     clients = num_clients or data.num_clients
     if data.partition == "whole":
         return [torch.arange(len(keys))] * clients
     if len(keys) < clients:
         raise SettingsError(f"{clients} clients share {len(keys)} samples; lower data.num-clients")
     seed = derive_seed(seed, "partition") % 2**32
-    table = datasets.Dataset.from_dict({"index": np.arange(len(keys)), "key": keys})
+    index = np.arange(len(keys))
     if not (in_random_order and data.partition in SKEWING_KEYS):
         # The partitioners cut the samples, or those of a key, as they come: where a table has its
         # test samples last, one client would get them all.
-        table = table.shuffle(seed=seed)
+        index = np.random.default_rng(seed).permutation(len(keys))
+    table = KeyTable(index, keys[index])
     if data.partition == "natural":
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
             return _natural(table, clients)
@@ -111,7 +115,7 @@ def partition(
         ) from None
 
 
-def _natural(table: datasets.Dataset, clients: int) -> list[Tensor]:
+def _natural(table: KeyTable, clients: int) -> list[Tensor]:
     """Give client k a share of the k-th key, in turn; those who share one share it IID. Where there
     are more keys than clients, client k holds every key whose turn is its own.
     """
@@ -119,27 +123,25 @@ def _natural(table: datasets.Dataset, clients: int) -> list[Tensor]:
     by_key.dataset = table
     keys = list(range(by_key.num_partitions))  # reads the data, so that the keys are known
     keys.sort(key=by_key.partition_id_to_natural_id.__getitem__)
-    positions: list[Tensor] = []
-    for client in range(clients):
-        if clients < len(keys):
-            own = [by_key.load_partition(key)["index"][:] for key in keys[client::clients]]
-            positions.append(torch.tensor([index for indices in own for index in indices]))
-            continue
-        key = client % len(keys)
-        holders = len(range(key, clients, len(keys)))
-        held = by_key.load_partition(keys[key])
-        if len(held) < holders:
+    if clients < len(keys):
+        held = [by_key.load_partition(key)["index"] for key in keys]
+        return [
+            torch.from_numpy(np.concatenate(held[client::clients])) for client in range(clients)
+        ]
+    positions: dict[int, Tensor] = {}
+    for place, key in enumerate(keys):
+        holders = range(place, clients, len(keys))
+        all_of_it = by_key.load_partition(key)
+        if len(all_of_it) < len(holders):
             raise SettingsError(
-                f"{holders} clients share the {len(held)} samples of one value of "
+                f"{len(holders)} clients share the {len(all_of_it)} samples of one value of "
                 "data.partition-column; lower data.num-clients"
             )
-        shares = flwr_datasets.partitioner.IidPartitioner(num_partitions=holders)
-        shares.dataset = held
-        positions.append(torch.tensor(shares.load_partition(client // len(keys))["index"][:]))
-    return positions
+        shares = flwr_datasets.partitioner.IidPartitioner(num_partitions=len(holders))
+        shares.dataset = all_of_it
+        positions |= dict(zip(holders, _positions(shares, len(holders)), strict=True))
+    return [positions[client] for client in range(clients)]
 
 
 def _positions(partitioner: flwr_datasets.partitioner.Partitioner, clients: int) -> list[Tensor]:
-    return [
-        torch.tensor(partitioner.load_partition(client)["index"][:]) for client in range(clients)
-    ]
+    return [torch.tensor(partitioner.load_partition(client)["index"]) for client in range(clients)]

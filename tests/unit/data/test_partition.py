@@ -1,9 +1,12 @@
 """Partitions: what each kind promises, the same for a seed, and what cannot be partitioned."""
 
+import datasets
 import numpy as np
 import pytest
+from flwr_datasets import partitioner as partitioners
 
 from potara_flwr.core.errors import SettingsError
+from potara_flwr.core.seeds import derive_seed
 from potara_flwr.data.partition import partition
 from potara_flwr.run_config import from_flat
 
@@ -99,3 +102,37 @@ def test_what_cannot_be_partitioned_is_one_clear_line(overrides, words):
     with pytest.raises(SettingsError, match=words) as error:
         parts(**overrides)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_clients", [4, 9])
+def test_a_partition_is_that_of_the_partitioner_on_a_data_set(kind, num_clients):
+    """On keys alone the partitioners give what they do on a table of ``datasets``."""
+    seed = derive_seed(0, "partition") % 2**32
+    table = datasets.Dataset.from_dict({"index": range(600), "key": LABELS}).shuffle(seed=seed)
+    of_the_kind = {
+        "dirichlet": lambda: partitioners.DirichletPartitioner(
+            num_clients, "key", 0.5, min_partition_size=1, self_balancing=True, seed=seed
+        ),
+        "pathological": lambda: partitioners.PathologicalPartitioner(
+            num_clients, "key", 2, class_assignment_mode="first-deterministic", seed=seed
+        ),
+        "size-skewed": lambda: partitioners.LinearPartitioner(num_clients),
+        "natural": lambda: partitioners.NaturalIdPartitioner("key"),
+        "iid": lambda: partitioners.IidPartitioner(num_clients),
+    }
+    partitioner = of_the_kind[kind]()
+    partitioner.dataset = table
+    found = parts(partition=kind, num_clients=num_clients)
+    if kind != "natural":
+        wanted = [partitioner.load_partition(client)["index"][:] for client in range(num_clients)]
+    else:  # client k has the k-th key, in turn; those of one key share it as it stands
+        held = [partitioner.load_partition(key)["index"][:] for key in range(6)]
+        if num_clients < 6:
+            wanted = [
+                np.concatenate(held[client::num_clients]).tolist() for client in range(num_clients)
+            ]
+        else:
+            shares = [np.array_split(one, len(range(key, 9, 6))) for key, one in enumerate(held)]
+            wanted = [shares[client % 6][client // 6].tolist() for client in range(num_clients)]
+    assert [part.tolist() for part in found] == wanted
