@@ -42,13 +42,14 @@ class InProcessGrid(RunGrid):
         run_id = uuid.uuid4().int >> 65
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 0, 0
         super().__init__(Run.create_empty(run_id))
+        run_config = settings.to_flat()
         self.contexts = {
             node: Context(
                 run_id=run_id,
                 node_id=node,
                 node_config={"partition-id": node - 1, "num-partitions": num_nodes},
                 state=RecordDict(),
-                run_config=settings.to_flat(),
+                run_config=run_config,
             )
             for node in range(1, num_nodes + 1)
         }

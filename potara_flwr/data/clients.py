@@ -238,8 +238,7 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
     source = source_of(data, client, content)
     table = load_source(source)
     _, member, members = own_source(data, client)
-    shares = _partition(source, settings.seed, members)
-    positions = shares[member]
+    positions = _partition(source, settings.seed, members)[member]
     at = positions.numpy()
     labels, classes = table.labels[at], table.classes
     if settings.task.head == "shared":
@@ -252,7 +251,12 @@ def client_rows(settings: Settings, client: int, content: str) -> ClientRows:
         labels=torch.from_numpy(labels),
         classes=classes,
         tested=None if table.tested is None else torch.from_numpy(table.tested[at]),
-        shared=shared_rows(client % num_sources(data), table.found, len(table.labels), shares),
+        shared=shared_rows(
+            client % num_sources(data),
+            table.found,
+            len(table.labels),
+            _held(source, settings.seed, members),
+        ),
     )
 
 
@@ -312,3 +316,9 @@ def _labels(splits: Splits, column: str, named: str) -> tuple[np.ndarray, tuple[
 @functools.lru_cache(maxsize=16)
 def _partition(source: Source, seed: int, members: int) -> list[Tensor]:
     return partition(source.settings, seed, load_source(source).keys, members)
+
+
+@functools.lru_cache(maxsize=16)
+def _held(source: Source, seed: int, members: int) -> int:
+    """Return how many rows all holders together have."""
+    return sum(map(len, _partition(source, seed, members)))

@@ -172,7 +172,7 @@ def client_questions(settings: Settings, client: int) -> Questions:
             position,
             rows_found(tables, (benchmark.train, benchmark.test), f"data set {names[position]}"),
             sum(map(len, tables)),
-            tables,
+            sum(map(len, tables)),
         ),
     )
 
@@ -205,15 +205,19 @@ def _own(settings: Settings, client: int) -> Questions:
     data, member, members = own_source(settings.data, client)
     rows, splits, reader = _own_rows(data)
     tested = splits.tested
-    shares = _own_partition(data, settings.seed, members)
-    at = shares[member]
+    at = _own_partition(data, settings.seed, members)[member]
     return Questions(
         rows.select(at.numpy()),
         at,
         None if tested is None else torch.from_numpy(tested[at.numpy()]),
         reader,
         describe(data.path, data.name),
-        shared_rows(client % num_sources(settings.data), splits.found, len(rows), shares),
+        shared_rows(
+            client % num_sources(settings.data),
+            splits.found,
+            len(rows),
+            _held(data, settings.seed, members),
+        ),
     )
 
 
@@ -337,3 +341,9 @@ def _share(size: int, seed: int, index: int, of: int) -> np.ndarray:
         raise SettingsError(f"{of} clients share {size} rows; lower data.num-clients")
     order = np.random.default_rng(derive_seed(seed, "partition")).permutation(size)
     return order[index::of]
+
+
+@functools.lru_cache(maxsize=4)
+def _held(data: DataSettings, seed: int, members: int) -> int:
+    """Return how many rows all holders together have."""
+    return sum(map(len, _own_partition(data, seed, members)))

@@ -11,7 +11,7 @@ import csv
 import functools
 import io
 import logging
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,11 +147,10 @@ def rows_found(parts: Sequence[datasets.Dataset], splits: Sequence[str], where: 
     return found
 
 
-def shared_rows(number: int, found: int, used: int, shares: Sequence[Sized]) -> SourceRows:
+def shared_rows(number: int, found: int, used: int, held: int) -> SourceRows:
     """Return the account of a source: of ``found`` rows ``used`` are in the splits that are used,
-    and partitioned into ``shares``.
+    and ``held`` by clients, counted once for each that holds them.
     """
-    held = sum(map(len, shares))
     return SourceRows(
         number=number, found=found, unused_splits=found - used, no_client=max(0, used - held)
     )

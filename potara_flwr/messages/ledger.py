@@ -10,6 +10,7 @@ from typing import Any
 from flwr.supercore import log
 
 from potara_flwr.core.errors import one_line
+from potara_flwr.core.many import named
 
 KINDS = ("describe", "train", "evaluate", "personalize")
 """What a message can ask of a client, in the order of a round."""
@@ -92,10 +93,13 @@ class Ledger:
 
     def absent(self, server_round: int | None, kind: str) -> str:
         """Return who was refused or missing in one phase, and why, in one line."""
-        return "; ".join(
-            f"{self.who(item.client)}: {item.reason}"
-            for item in [*self.refused, *self.missing]
-            if (item.round, item.kind) == (server_round, kind)
+        return named(
+            [
+                f"{self.who(item.client)}: {item.reason}"
+                for item in [*self.refused, *self.missing]
+                if (item.round, item.kind) == (server_round, kind)
+            ],
+            "; ",
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from potara_flwr.messages.reports import ORACLE
+from potara_flwr.results.distributions import OF_MANY
 from potara_flwr.results.drawing import (
     BLACK,
     BLUE,
@@ -21,48 +21,40 @@ from potara_flwr.results.drawing import (
     PALE,
     PLAIN_LEGEND,
     PURPLE,
-    SKY,
     SMALL,
-    VERMILLION,
     WIDTH,
-    YELLOW,
     legend_above,
     new_figure,
     say,
     tidy,
     words,
 )
+from potara_flwr.results.marks import ADAPTER_COLOURS, in_percent, mark, rule_marks
 from potara_flwr.results.tables import (
     Results,
     byte_unit,
     client_name,
     compares,
+    is_many,
     merges,
-    rule_names,
     scientific,
     single_adapters,
 )
 
-ADAPTER_COLOURS = {"federated": BLUE, "local": ORANGE, "personalized": GREEN}
-RULE_COLOURS = (VERMILLION, SKY, GREEN, YELLOW, PURPLE, BLUE, ORANGE)
-RULE_MARKERS = "D^svPXph<>*"
-"""Seven colours and eleven markers: 77 rules before a pair comes again."""
-
 PERSONALIZED_LINE: dict[str, Any] = {"color": BLACK, "linestyle": ":", "linewidth": 1.2}
 
-MOST_PANELS = 40
 ROUND_STEPS = [1, 2, 5, 10]
 
 
 def accuracy_along_weight(results: Results) -> Figure:
     """Draw one panel per client: test accuracy along λ, with every rule's λ and the oracle."""
-    shown = results["clients"][:MOST_PANELS]
+    shown = results["clients"]
     if not shown:
         return words("No client was personalized.")
     columns = len(shown) if len(shown) <= 4 else 4 if len(shown) <= 12 else 5
     rows = math.ceil(len(shown) / columns)
     width = min(WIDTH, max(6.5, 3.4 * columns))
-    marks = _rule_marks(results)
+    marks = rule_marks(results)
     handles = [Line2D([], [], label=label, **style) for label, style in marks.values()]
     handles.append(Line2D([], [], label="λ of the personalized adapter", **PERSONALIZED_LINE))
     legend_columns = 4 if width > 8 else 3
@@ -78,8 +70,6 @@ def accuracy_along_weight(results: Results) -> Figure:
         axes.tick_params(labelbottom=True)
     figure.supxlabel("mixing weight λ (0 = local adapter, 1 = federated adapter)", fontsize=10)
     figure.supylabel("test accuracy (%)", fontsize=10)
-    if len(shown) < len(results["clients"]):
-        figure.suptitle(f"the first {len(shown)} of {len(results['clients'])} clients", fontsize=10)
     figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns, **PLAIN_LEGEND)
     return figure
 
@@ -89,7 +79,7 @@ def accuracy_of_merges(report: dict[str, Any], rule: str) -> Figure:
     oracle; ``rule`` is the one that chose the merge.
     """
     client = {"client": 0, **report}
-    marks = _rule_marks({"config": {"merge": {"rule": rule}}, "clients": [client]})
+    marks = rule_marks({"config": {"merge": {"rule": rule}}, "clients": [client]})
     figure = new_figure(6.5, 4.4)
     axes = figure.subplots()
     _draw_client(axes, client, marks)
@@ -153,11 +143,11 @@ def accuracy_per_client(results: Results) -> Figure:
     drawn = {name: colour for name, colour in ADAPTER_COLOURS.items() if name in scores[0]}
     for order, (name, colour) in enumerate(drawn.items()):
         shift = order - (len(drawn) - 1) / 2
-        heights = [_percent(score[name]) for score in scores]
+        heights = [in_percent(score[name]) for score in scores]
         places = [i + 0.27 * shift for i in range(len(clients))]
         bars = axes.bar(places, heights, 0.25, color=colour, label=name)
         beside = middle + 0.27 * shift * stretch
-        average = axes.bar([beside], [_percent(mean[name])], 0.25 * stretch, color=colour)
+        average = axes.bar([beside], [in_percent(mean[name])], 0.25 * stretch, color=colour)
         for group in [average, bars] if len(clients) <= 4 else [average]:
             axes.bar_label(group, fmt="%.0f", padding=2, fontsize=SMALL)
     axes.axvline(len(clients) - 0.45 + 0.2 * stretch, color=GREY, linewidth=0.8)
@@ -192,7 +182,7 @@ def accuracy_against_bytes(results: Results) -> Figure:
     figure = new_figure(8, 4.2)
     axes = figure.subplots()
     x = [sent / unit for sent, accuracy in curve if accuracy is not None]
-    y = [_percent(accuracy) for _, accuracy in curve if accuracy is not None]
+    y = [in_percent(accuracy) for _, accuracy in curve if accuracy is not None]
     axes.plot(
         x,
         y,
@@ -201,12 +191,12 @@ def accuracy_against_bytes(results: Results) -> Figure:
         markersize=_dot(rounds),
         label=f"{_scored_in_rounds(results)}, per round",
     )
-    end = _percent(mean["personalized"])
+    end = in_percent(mean["personalized"])
     axes.plot([x[-1], total / unit], [y[-1], end], color=GREEN, linestyle=":")
     star: dict[str, Any] = {"color": GREEN, "marker": "*", "markersize": 15, "linestyle": "none"}
     axes.plot([total / unit], [end], **star, label="personalized, at the end")
     if "local" in mean:
-        axes.axhline(_percent(mean["local"]), color=ORANGE, linestyle="--", label="local")
+        axes.axhline(in_percent(mean["local"]), color=ORANGE, linestyle="--", label="local")
     axes.set_xlim(-0.02 * total / unit, 1.04 * total / unit)
     axes.set_xlabel(f"bytes sent so far, down and up, all clients ({name})")
     axes.set_ylabel("mean test accuracy (%)")
@@ -262,9 +252,10 @@ NEEDS: dict[str, Callable[[Results], bool]] = {
 
 
 def figures_of(results: Results) -> dict[str, Callable[[Results], Figure]]:
-    """Return the figures that a run has."""
+    """Return the figures that a run has; where clients are many, none draws each of them."""
+    figures = FIGURES | OF_MANY if is_many(results) else FIGURES
     return {
-        name: draw for name, draw in FIGURES.items() if name not in NEEDS or NEEDS[name](results)
+        name: draw for name, draw in figures.items() if name not in NEEDS or NEEDS[name](results)
     }
 
 
@@ -273,46 +264,16 @@ def _scored_in_rounds(results: Results) -> str:
     return "federated" if "federated" in single_adapters(results) else "personalized"
 
 
-def _rule_marks(results: Results) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return rule → its label and how its mark looks, in the order of drawing.
-
-    Rules often agree on λ. The oracle is a wide ring, the chosen rule a large mark, and the others
-    get smaller one after the other, so that a mark never hides the one below it.
-    """
-    chosen = results["config"]["merge"]["rule"]
-    names = rule_names(results)
-    marks = {ORACLE: ("oracle (sees test data)", _mark("o", "none", 14, 1.6))}
-    for name in sorted(names, key=lambda name: name != chosen):
-        i = names.index(name)
-        marker, colour = RULE_MARKERS[i % len(RULE_MARKERS)], RULE_COLOURS[i % len(RULE_COLOURS)]
-        if name == chosen:
-            marks[name] = f"{name} (chosen)", _mark(marker, colour, 11, 1.4)
-        else:
-            marks[name] = name, _mark(marker, colour, 8.5 - 3 * i / len(names), 0.6)
-    return marks
-
-
-def _mark(marker: str, colour: str, size: float, edge: float) -> dict[str, Any]:
-    return {
-        "linestyle": "none",
-        "marker": marker,
-        "markersize": size,
-        "markerfacecolor": colour,
-        "markeredgecolor": BLACK,
-        "markeredgewidth": edge,
-    }
-
-
 def _draw_client(
     axes: Axes, client: dict[str, Any], marks: dict[str, tuple[str, dict[str, Any]]]
 ) -> None:
     weights = [point["weight"] for point in client["grid"]]
-    heights = [_percent(point["accuracy"]) for point in client["grid"]]
+    heights = [in_percent(point["accuracy"]) for point in client["grid"]]
     axes.plot(weights, heights, color=GREY, marker=".", markersize=4, zorder=2)
     axes.axvline(client["personalized"]["weight"], zorder=1, **PERSONALIZED_LINE)
     for zorder, (name, (_, style)) in enumerate(marks.items(), start=3):
         if name in client["weights"]:
-            height = _percent(client["accuracy"][name])
+            height = in_percent(client["accuracy"][name])
             axes.plot([client["weights"][name]], [height], zorder=zorder, **style)
     axes.set_title(f"client {client_name(client)}", fontsize=10)
     axes.set_xlim(-0.08, 1.08)
@@ -329,7 +290,7 @@ def _draw_dots(
     """Draw one dot per client and key, side by side, on a log scale; zeros on the lower edge."""
     shifts = (-0.2, 0.0, 0.2)
     for shift, (key, (label, colour, marker)) in zip(shifts, series.items(), strict=True):
-        style = _mark(marker, colour, 6.5, 0.5)
+        style = mark(marker, colour, 6.5, 0.5)
         positive = [(i + shift, row[key]) for i, row in enumerate(rows) if row[key] > 0]
         axes.plot([x for x, _ in positive], [y for _, y in positive], label=label, **style)
         style |= {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.5}
@@ -374,10 +335,6 @@ def _client_ticks(axes: Axes, clients: list[dict[str, Any]]) -> None:
 
 def _dot(rounds: Sequence[Any]) -> float:
     return 4 if len(rounds) <= 40 else 2
-
-
-def _percent(fraction: float | None) -> float:
-    return math.nan if fraction is None else 100 * fraction
 
 
 def _bytes_until(messages: list[dict[str, Any]], round_number: int) -> int:

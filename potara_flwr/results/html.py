@@ -22,6 +22,9 @@ STYLE = """
   h2 { font-size: 19px; margin: 36px 0 8px; border-bottom: 1px solid #ccc; padding-bottom: 4px; }
   .verdict { font-weight: 600; background: #e9f5f0; padding: 8px 12px; }
   .scroll { overflow-x: auto; }
+  .tall { max-height: 520px; overflow: auto; border: 1px solid #ccc; }
+  .tall th { position: sticky; top: 0; background: #fff; cursor: pointer; }
+  .search { font: inherit; width: 320px; max-width: 100%; padding: 4px 8px; margin: 0 8px 8px 0; }
   table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
   summary { cursor: pointer; margin: 12px 0 6px; }
   th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #555; }
@@ -42,7 +45,8 @@ STYLE = """
   }
   @media print {
     body { max-width: none; padding: 0; font-size: 11pt; }
-    .scroll { overflow: visible; }
+    .scroll { overflow: visible; max-height: none; border: 0; }
+    .search, .shown { display: none; }
     table { font-size: 9pt; }
     th, td { padding: 2px 7px; }
     tr, figure { break-inside: avoid; }
@@ -50,6 +54,50 @@ STYLE = """
     tr.chosen td { print-color-adjust: exact; }
   }
 """
+
+
+SEARCH_AND_SORT = """
+document.querySelectorAll(".tall").forEach(box => {
+  const body = box.querySelector("tbody"), rows = [...body.rows];
+  const field = document.createElement("input"), shown = document.createElement("span");
+  field.type = "search"; field.className = "search"; shown.className = "note shown";
+  field.placeholder = "search: a client, or part of a cell";
+  field.setAttribute("aria-label", "search the table");
+  const texts = rows.map(row => [...row.cells].map(cell => cell.textContent.toLowerCase()));
+  const search = () => {
+    const words = field.value.toLowerCase().split(" ").filter(word => word);
+    let left = 0;
+    rows.forEach((row, at) => {
+      row.hidden = !words.every(word => texts[at].some(
+        text => /^[0-9]+$/.test(word) ? text === word : text.includes(word)));
+      left += !row.hidden;
+    });
+    shown.textContent = left + " of " + rows.length + " rows";
+  };
+  field.addEventListener("input", search);
+  box.before(field, shown);
+  search();
+  const value = (row, column) => {
+    const text = row.cells[column].textContent, number = parseFloat(text);
+    return isNaN(number) ? text : number;
+  };
+  [...box.querySelectorAll("th")].forEach((head, column) => {
+    let up = true;
+    head.addEventListener("click", () => {
+      const keyed = rows.map(row => [value(row, column), row]);
+      keyed.sort(([one], [two]) => {
+        const order = typeof one === typeof two ? (one < two ? -1 : one > two ? 1 : 0)
+          : typeof one === "number" ? -1 : 1;
+        return up ? order : -order;
+      });
+      body.append(...keyed.map(([, row]) => row));
+      up = !up;
+    });
+  });
+});
+"""
+"""Puts a field above each long table that leaves the rows which have all words in it, a whole
+number as a whole cell; and has a click on the head of a column sort by it, back and forth."""
 
 
 LAYOUT = """<!doctype html>

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from potara_flwr.core.many import MANY, QUANTILES
 from potara_flwr.methods import METHODS
 from potara_flwr.results.figures import FIGURES, figures_of
-from potara_flwr.results.html import bytes_of, folded, rendered, write_figures
+from potara_flwr.results.html import SEARCH_AND_SORT, bytes_of, folded, rendered, write_figures
 from potara_flwr.results.rows import in_words
 from potara_flwr.results.tables import (
     Results,
     client_columns,
     client_name,
     compares,
+    distributions,
     has_weight,
+    is_many,
     merges,
     number,
     percent,
@@ -46,6 +49,20 @@ CAPTIONS = {
 }
 """Figure → the sentence that says how to read it."""
 
+CAPTIONS_OF_MANY = {
+    "accuracy-along-weight": "Above, the test accuracy of the clients' merges from the local "
+    "adapter (λ = 0) to the federated one (λ = 1); each mark stands at the mean λ of a rule and at "
+    "the mean accuracy that it reaches, which is above the line where clients differ in their best "
+    "λ. Below, how many clients have which λ.",
+    "traces-and-bound": "Above, the larger of a and b belongs to the adapter of which a client's "
+    "calibration samples are less sure; below, what the closed form makes of them. A smaller bound "
+    "is not a smaller loss: docs/research/method.md.",
+    "accuracy-per-client": "Left, the further right a line the better: where it crosses 50 % is "
+    "the median client, and its lower end are the clients that are served worst. Right, clients to "
+    "the right of zero have gained by personalization.",
+}
+"""The same of the figures that a run with many clients has in their place."""
+
 SOFT_HYPHEN = "\u00ad"
 
 TEMPLATE = """{% block body %}<p>{{ explanation }}</p>
@@ -73,8 +90,20 @@ it flatters; it is here as the yardstick. Regret is the mean accuracy that a rul
 {% endif %}{{ communication }}</p>
 
 <h2>Clients</h2>
-{% if clients -%}
+{% if distributions -%}
+<p>How the numbers of {{ clients | length }} clients are distributed, each on its own:</p>
 <div class="scroll"><table>
+<thead><tr><th></th>{% for name in quantiles %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in distributions -%}
+<tr><td>{{ row.name }}</td>{% for value in row.quantiles.values() %}<td>{{ value }}</td>
+{%- endfor %}</tr>
+{% endfor -%}
+</tbody></table></div>
+<p>All of them. A click on the head of a column sorts by it.</p>
+{% endif -%}
+{% if clients -%}
+<div class="scroll{{ searched }}"><table>
 <thead><tr><th>Client</th>{% for header in client_headers %}<th>{{ header }}</th>{% endfor %}
 </tr></thead>
 <tbody>
@@ -98,7 +127,7 @@ neither side is favoured by both.
 {% block after_figures %}{% for heading, entries in troubles -%}
 <h2>{{ heading }}</h2>
 {% if entries -%}
-<div class="scroll"><table>
+<div class="scroll{{ searched if entries | length > many }}"><table>
 <thead><tr><th>Client</th><th class="text">When</th><th class="text">Message</th>
 <th class="text">Reason</th></tr></thead>
 <tbody>
@@ -109,6 +138,7 @@ neither side is favoured by both.
 </tbody></table></div>
 {%- else %}<p>none</p>{% endif %}
 {% endfor %}
+{% if searched %}<script>{{ script | safe }}</script>{% endif %}
 {% endblock %}"""
 
 
@@ -116,9 +146,11 @@ def write_report(results: Results, folder: Path) -> None:
     """Write ``report.html`` and ``figures/*.png`` into ``folder``, which is made where absent.
 
     ``results`` are the contents of ``results.json``. The page loads nothing: its images and its
-    style are in it, and it has no script. Whatever the results say is escaped.
+    style are in it. It has a script only where clients are many, to search and sort their table.
+    Whatever the results say is escaped.
     """
-    drawn = {name: (draw(results), CAPTIONS[name]) for name, draw in figures_of(results).items()}
+    captions = CAPTIONS | CAPTIONS_OF_MANY if is_many(results) else CAPTIONS
+    drawn = {name: (draw(results), captions[name]) for name, draw in figures_of(results).items()}
     figures = write_figures(folder / "figures", drawn)
     (folder / "report.html").write_text(_page(results, figures), encoding="utf-8")
 
@@ -155,6 +187,11 @@ def _page(results: Results, figures: list[dict[str, Any]]) -> str:
             [client_name(client), *(show(client) for show in columns.values())]
             for client in results["clients"]
         ],
+        distributions=distributions(results) if is_many(results) else [],
+        quantiles=QUANTILES,
+        searched=" tall" if is_many(results) else "",
+        many=MANY,
+        script=SEARCH_AND_SORT,
         remarks=remarks(results),
         rows=in_words(results["rows"]) if "rows" in results else "",
         held_out=config["calibration"]["source"] == "held-out",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from potara_flwr.core.many import quantiles
 from potara_flwr.data.account import USED
 
 ROWS = "rows: "
@@ -50,6 +51,19 @@ def total_rows(clients: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     total = {"found": used.total() + left_out.total(), **used, "left_out": dict(left_out)}
     cut = sum(entry.get("cut", 0) for entry in entries)
     return total | {"cut": cut} if cut else total
+
+
+def spread_in_words(clients: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many rows each of many clients uses, in words: the least, the middle and the most.
+
+    ``clients`` are entries of ``results.json`` or the beginnings of such.
+    """
+    words = []
+    for part, told in (("train", "training"), ("calibration", "calibration"), ("test", "testing")):
+        sizes = quantiles([client[f"num_{part}"] for client in clients])
+        least, middle, most = (f"{sizes[name]:g}" for name in ("lowest", "median", "highest"))
+        words.append(f"{least} to {most} for {told} (median {middle})")
+    return f"each of {len(clients):,} clients: {', '.join(words)}"
 
 
 def in_words(rows: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from potara_flwr.core.many import FEW, MANY, QUANTILES, named, quantiles
 from potara_flwr.messages.reports import ORACLE
 
 Results = dict[str, Any]
@@ -42,6 +43,9 @@ class SummaryRow:
         """Name and note."""
         return f"{self.name} ({self.note})" if self.note else self.name
 
+
+TRACES = {"a": "federated", "b": "local", "c": "cross"}
+"""Variance trace → the adapter that it is of."""
 
 SINGLE = ("initial", "federated", "local")
 """Adapters that are no merge, in the order of a table."""
@@ -130,7 +134,7 @@ def refusals(results: Results) -> str:
     refused = results["refused"]
     who = {NONE if item["client"] is None else str(item["client"]): None for item in refused}
     plural = "reply was" if len(refused) == 1 else "replies were"
-    return f"{len(refused)} {plural} refused, of clients {', '.join(who)}" if refused else ""
+    return f"{len(refused)} {plural} refused, of clients {named(list(who))}" if refused else ""
 
 
 def privacy(results: Results) -> str:
@@ -148,8 +152,76 @@ def privacy(results: Results) -> str:
     return f"{bound} for {of}"
 
 
-def client_table(results: Results) -> Table:
-    """Return one row per client, as a table for a terminal.
+def is_many(results: Results) -> bool:
+    """Say whether there are more clients than people look at one by one."""
+    return len(results["clients"]) > MANY
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A number of every client, over all of them."""
+
+    name: str
+    quantiles: Mapping[str, str]
+    """By the names of :data:`~potara_flwr.core.many.QUANTILES`, as it is shown."""
+
+
+def distributions(results: Results) -> list[Distribution]:
+    """Return the numbers of a client that its row has, over all clients: accuracies first."""
+    clients = results["clients"]
+    numbers: dict[str, tuple[Callable[[float], str], list[float | None]]] = {}
+    for name in single_adapters(results):
+        numbers[f"{name} (accuracy %)"] = percent, [c["accuracy"].get(name) for c in clients]
+    own = [client["personalized"]["accuracy"] for client in clients]
+    numbers["personalized (accuracy %)"] = percent, own
+    if has_weight(results):
+        weights = [client["personalized"].get("weight") for client in clients]
+        numbers["λ"] = number, weights
+    if merges(results):
+        for letter, key in TRACES.items():
+            numbers[letter] = scientific, [client["traces"][key] for client in clients]
+    for name, key in (
+        ("train samples", "num_train"),
+        ("test samples", "num_test"),
+        ("optimizer steps", "optimizer_steps"),
+    ):
+        numbers[name] = "{:.0f}".format, [client[key] for client in clients]
+    known = {
+        name: (form, [value for value in values if value is not None])
+        for name, (form, values) in numbers.items()
+    }
+    return [
+        Distribution(name, {at: form(value) for at, value in quantiles(values).items()})
+        for name, (form, values) in known.items()
+        if values
+    ]
+
+
+def distribution_table(results: Results) -> Table:
+    """Return how the numbers of the clients are distributed, as a table for a terminal."""
+    table = _table(f"Over {len(results['clients']):,} clients, each number on its own", first="")
+    for header in QUANTILES:
+        table.add_column(header, justify="right")
+    for row in distributions(results):
+        table.add_row(Text(row.name), *row.quantiles.values())
+    return table
+
+
+def client_tables(results: Results) -> list[Table]:
+    """Return what is shown of the clients in a terminal: each of them, or, where they are many, how
+    their numbers are distributed and those that end with the lowest accuracy.
+    """
+    if not is_many(results):
+        return [client_table(results)]
+    lowest = sorted(results["clients"], key=lambda client: client["personalized"]["accuracy"])[:FEW]
+    table = client_table(results, lowest)
+    table.title = f"The {len(lowest)} clients that end lowest (test accuracy in %)"
+    return [distribution_table(results), table]
+
+
+def client_table(results: Results, shown: list[dict[str, Any]] | None = None) -> Table:
+    """Return one row per client, as a table for a terminal; ``shown`` are those that have one, by
+    default all.
 
     λ is that of the personalized adapter: ``*`` marks those that are not the rule's, ``!`` those
     that the calibration samples do not bear out.
@@ -158,7 +230,7 @@ def client_table(results: Results) -> Table:
     columns = client_columns(results)
     for header in columns:
         table.add_column(header, justify="right")
-    for client in results["clients"]:
+    for client in results["clients"] if shown is None else shown:
         table.add_row(Text(client_name(client)), *(show(client) for show in columns.values()))
     lines = [f"{mark} {who}: {text}" for mark, who, text in remarks(results)]
     if merges(results):
@@ -183,7 +255,7 @@ def client_columns(results: Results) -> dict[str, Callable[[dict[str, Any]], str
     }
     if merges(results):
         columns |= {"λ": marked_weight, "90 %\nof λ": interval}
-        for letter, key in (("a", "federated"), ("b", "local"), ("c", "cross")):
+        for letter, key in TRACES.items():
             columns[letter] = functools.partial(_trace, key)
     else:
         columns["optimizer\nsteps"] = lambda client: str(client["optimizer_steps"])
@@ -223,24 +295,31 @@ def remarks(results: Results) -> list[tuple[str, str, str]]:
     ``*``: why an adapter is not the rule's merge; ``!``: where λ and the losses disagree.
     """
     clients = results["clients"] if merges(results) else []
-    named: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for client in clients:
         for mark, text in (
             ("*", client["personalized"]["reason"]),
             ("!", client["diagnosis"]["warning"]),
         ):
             if text:
-                named.setdefault((mark, text), []).append(client_name(client))
+                found.setdefault((mark, text), []).append(client_name(client))
     return [
         (
             mark,
             "every client"
             if len(names) == len(clients) > 1
-            else f"client{'s' if len(names) > 1 else ''} {', '.join(names)}",
+            else f"{some_of(len(names))} {named(names)}",
             text,
         )
-        for (mark, text), names in named.items()
+        for (mark, text), names in found.items()
     ]
+
+
+def some_of(count: int) -> str:
+    """Return the word before the names of so many clients; of many it says how many they are."""
+    if count > MANY:
+        return f"{count:,} clients:"
+    return "client" if count == 1 else "clients"
 
 
 def plural(count: int, noun: str) -> str:

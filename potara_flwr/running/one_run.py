@@ -64,11 +64,11 @@ def run_displayed(settings: Settings, display: LiveDisplay) -> Path:
 def show(folder: Path, console: Console) -> None:
     """Print the tables of a run, and where its report and results are."""
     from potara_flwr.results.folder import read_results
-    from potara_flwr.results.tables import client_table, summary_table
+    from potara_flwr.results.tables import client_tables, summary_table
     from potara_flwr.results.verdict import verdict
 
     results = read_results(folder)
-    console.print(client_table(results))
+    console.print(*client_tables(results))
     console.print(summary_table(results))
     console.print(verdict(results), style="bold", markup=False, highlight=False)
     page = folder / "report.html"

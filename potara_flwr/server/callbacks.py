@@ -10,9 +10,10 @@ from flwr.app import Message
 from flwr.supercore import log
 
 from potara_flwr.core.errors import ReplyError
+from potara_flwr.core.many import MANY
 from potara_flwr.core.version import code_version
 from potara_flwr.messages.reports import Report, unpack
-from potara_flwr.results.rows import ROWS, in_words, total_rows
+from potara_flwr.results.rows import ROWS, in_words, spread_in_words, total_rows
 from potara_flwr.results.tracking import Tracker, final_metrics, round_metrics
 from potara_flwr.server.checkpoint import Progressed, save_checkpoint
 from potara_flwr.server.progress import Progress
@@ -28,15 +29,20 @@ class LogProgress(RunCallback):
     def __init__(self) -> None:
         self._training: list[float] = []
         """Of each round's seconds those that went into optimizer steps."""
-        self._scores: list[tuple[float, float]] = []
-        self._replies = 0
+        self._losses = self._accuracies = 0.0
+        """Sums over the clients that are personalized."""
+        self._scored = self._replies = self._asked = 0
 
     def before_rounds(self, run: FederatedRun) -> None:
-        """Log how many rows every client found, uses and leaves out, and all of them together."""
+        """Log how many rows every client found, uses and leaves out, of many clients the least, the
+        middle and the most, and all of them together.
+        """
         names = run.settings.federation.names
         clients = [told.to_json(names) for _, told in sorted(run.descriptions.items())]
+        if len(clients) > MANY:
+            log(INFO, "%s%s", ROWS, spread_in_words(clients))
         for client in clients:
-            if "rows" in client:
+            if "rows" in client and len(clients) <= MANY:
                 who = client.get("name", f"client {client['client']}")
                 log(INFO, "%s%s: %s", ROWS, who, in_words(client["rows"]))
         log(INFO, "%sin all: %s", ROWS, in_words(total_rows(clients)))
@@ -52,18 +58,24 @@ class LogProgress(RunCallback):
         log(INFO, "%s", progress)
 
     def on_reply(self, run: FederatedRun, reply: Message) -> None:
-        """Log how many clients are personalized, and their mean score so far."""
+        """Log how many clients are personalized, and their mean score so far; of more than a
+        hundred clients at every hundredth of them.
+        """
         self._replies += 1
         if reply.has_content():
             with suppress(ReplyError):  # it will be refused
                 own = unpack(reply.content, Report, run.total).personalized
-                self._scores.append((own.loss, own.accuracy))
-        done, total, scored = self._replies, len(run.asked), len(self._scores)
-        losses, accuracies = zip(*self._scores, strict=True) if scored else ((), ())
+                self._losses += own.loss
+                self._accuracies += own.accuracy
+                self._scored += 1
+        self._asked = self._asked or len(run.asked)
+        done, total, scored = self._replies, self._asked, self._scored
+        if done < total and done % max(1, total // 100):
+            return
         progress = Progress.of(
             "personalized", done, total,
-            sum(losses) / scored if scored else None,
-            sum(accuracies) / scored if scored else None,
+            self._losses / scored if scored else None,
+            self._accuracies / scored if scored else None,
             sum(run.ledger.bytes()), run.clock.running() / done * (total - done),
         )  # fmt: skip
         log(INFO, "%s", progress)

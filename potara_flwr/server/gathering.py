@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore import log
 
 from potara_flwr.core.errors import ReplyError, RunError, SettingsError, one_line
+from potara_flwr.core.many import named
 from potara_flwr.core.version import code_version
 from potara_flwr.messages.grid import MeteredGrid
 from potara_flwr.messages.reports import USER_ERROR, Description, unpack
@@ -61,7 +62,7 @@ def gather_clients(
         if again := now - said >= SAY_SECONDS:
             said = now
             waited = f"{now - start:.0f} of at most {limit:g} s"
-            log(WARNING, "waiting for %s (%s)", ", ".join(roster.absent()), waited)
+            log(WARNING, "waiting for %s (%s)", named(roster.absent()), waited)
         time.sleep(POLL_SECONDS)
     roster.close()
     return roster.descriptions
@@ -182,7 +183,7 @@ class Roster:
             faults = [f"none of the {awaited} clients takes part"]
             if there:
                 few = f"{there} of the {awaited} clients take part, {self.needed} are needed"
-                faults = [few, f"missing: {', '.join(self.absent())}"]
+                faults = [few, f"missing: {named(self.absent())}"]
             reasons = dict.fromkeys([*self.faults.values(), *self.strangers])
             raise RunError("; ".join([*faults, *reasons]))
         if there < awaited:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,12 @@ class FederatedRun:
         replies = self.grid.send_and_receive(
             messages, timeout=self.settings.federation.timeout, on_reply=self._on_reply
         )
-        clients = [entry for reply in replies if (entry := self._entry(reply))]
+        seconds = self._seconds_in_rounds()
+        clients = [entry for reply in replies if (entry := self._entry(reply, seconds))]
         if not clients:
             reasons = self.ledger.absent(None, "personalize")
             raise RunError(f"no client could be personalized ({reasons})")
-        for entry in clients:
-            self._check_steps(entry["client"], entry["optimizer_steps"])
+        self._check_steps(clients)
         self.clock.lap("personalization")
         return clients
 
@@ -241,7 +242,9 @@ class FederatedRun:
         for callback in self.callbacks:
             callback.on_reply(self, reply)
 
-    def _entry(self, reply: Message) -> dict[str, Any] | None:
+    def _entry(
+        self, reply: Message, seconds_in_rounds: Mapping[int, list[float]]
+    ) -> dict[str, Any] | None:
         """Return the entry of a client in ``results.json``; refuse a reply that cannot be used."""
         client = self.ledger.clients[reply.metadata.src_node_id]
         try:
@@ -255,37 +258,45 @@ class FederatedRun:
         names = self.settings.federation.names
         entry = self.descriptions[client].to_json(names) | report.to_json()
         if not self.method.keeps_state(self.settings):  # nor does it count what it did before
-            seconds = self._seconds_in_rounds(client)
+            seconds = seconds_in_rounds.get(client, [])
             entry["optimizer_steps"] += self.method.steps_in_rounds(self.settings, len(seconds))
             entry["seconds"]["training"] += sum(seconds)
         return entry
 
-    def _seconds_in_rounds(self, client: int) -> list[float]:
-        """Return a client's seconds of training in every round in which it trained."""
-        every = (
-            dict(zip(record["clients"], record.get("training_seconds", ()), strict=False))
-            for record in self.rounds
-        )
-        return [seconds for at in every if (seconds := at.get(client)) is not None]
+    def _seconds_in_rounds(self) -> dict[int, list[float]]:
+        """Return client → its seconds of training in every round in which it trained."""
+        found: defaultdict[int, list[float]] = defaultdict(list)
+        for record in self.rounds:
+            every = zip(record["clients"], record.get("training_seconds", ()), strict=False)
+            for client, seconds in every:
+                if seconds is not None:
+                    found[client].append(seconds)
+        return found
 
-    def _check_steps(self, client: int, steps: int) -> None:
-        """Write down whether a personalized client has taken fewer optimizer steps than the server
-        has updates of its: what it kept between the rounds was lost on the way.
+    def _check_steps(self, clients: list[dict[str, Any]]) -> None:
+        """Write down which personalized clients have taken fewer optimizer steps than the server
+        has updates of theirs: what they kept between the rounds was lost on the way.
         """
         absent = {
-            item.round
+            (item.client, item.round)
             for item in [*self.ledger.refused, *self.ledger.missing]
-            if (item.client, item.kind) == (client, "train")
+            if item.kind == "train"
         }
-        rounds = sum(
-            client in record["clients"] and record["round"] not in absent for record in self.rounds
+        trained = Counter(
+            client
+            for record in self.rounds
+            for client in record["clients"]
+            if (client, record["round"]) not in absent
         )
-        expected = self.method.steps(self.settings, rounds)
-        if steps < expected:
-            self.ledger.miss(
-                client, None, "state", f"it has taken {steps} optimizer steps, but {expected} "
-                f"with those of the {rounds} rounds in which it trained: its state was lost"
-            )  # fmt: skip
+        for entry in clients:
+            client, steps = entry["client"], entry["optimizer_steps"]
+            rounds = trained[client]
+            expected = self.method.steps(self.settings, rounds)
+            if steps < expected:
+                self.ledger.miss(
+                    client, None, "state", f"it has taken {steps} optimizer steps, but {expected} "
+                    f"with those of the {rounds} rounds in which it trained: its state was lost"
+                )  # fmt: skip
 
     def _save_federated(self, summary: Mapping[str, Any]) -> str | None:
         """Save the federated adapter as the clients were sent it, where the method has one; return

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from potara_flwr.data import benchmarks, conversations, examples
 from potara_flwr.data import questions as questions_module
-from potara_flwr.data.prepared import Columns, prepare_rows
+from potara_flwr.data.prepared import POSITION, Columns, prepare_rows
 from potara_flwr.data.questions import Questions, client_questions, unanswered_questions
 from potara_flwr.models.base_models import load_causal_lm
 from potara_flwr.models.padding import padding_side
@@ -49,9 +49,6 @@ from potara_flwr.tasks.shared_prompt import most_columns, rows_apart, rows_share
 
 if TYPE_CHECKING:
     import datasets
-
-POSITION = "position of the row"
-"""Column that says where a row is in its file or split, for error messages."""
 
 
 class CausalTask(Task):
@@ -179,11 +176,9 @@ def _encode(
                 encoded[name].append(value)
         return encoded
 
-    rows = questions.rows.select(at.numpy())
-    rows = rows.add_column(POSITION, questions.positions[at].numpy())
     return prepare_rows(
-        rows, prepare, astuple(questions.reader), version, max_tokens, instruct, template,
-        _sources(),
+        questions.rows.select(at.numpy()), prepare, astuple(questions.reader), version, max_tokens,
+        instruct, template, _sources(), positions=questions.positions[at].tolist(),
     )  # fmt: skip
 
 

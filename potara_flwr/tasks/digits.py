@@ -26,7 +26,6 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import ClientData, Inputs, split_client, take
 from potara_flwr.tasks.classification import Classification
 from potara_flwr.tasks.image_classification import (
-    POSITION,
     UnreadableError,
     read_image,
     stored_images,
@@ -77,6 +76,12 @@ def _partition(data: DataSettings, seed: int) -> list[Tensor]:
         )
     keys = load_images()[1][split_images()[1]].numpy()
     return partition(data, seed, keys, in_random_order=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _held(data: DataSettings, seed: int) -> int:
+    """Return how many images all clients together have."""
+    return sum(map(len, _partition(data, seed)))
 
 
 class Digits(Classification):
@@ -130,7 +135,7 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
             "labels": labels[indices],
         }
         split, rows = split_client(settings, client, len(indices))
-        held = sum(map(len, _partition(settings.data, settings.seed)))
+        held = _held(settings.data, settings.seed)
         images_for_clients = len(split_images()[1])
         return ClientData(
             client,
@@ -151,20 +156,19 @@ predicted = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]""",
         """
         source = source_of(self.settings.data, 0, "image")
         ((setting, column),) = source.contents
-        positions = torch.arange(len(rows := content_rows(source)))
-        rows, _ = stored_images(rows, positions, source)
+        rows, _ = stored_images(content_rows(source), source)
         pixels = torch.empty(len(rows), 1, 28, 28)
-        for row in rows:
+        for position, row in enumerate(rows):
             where = f"{setting}: {source.where}, column {column!r}"
             try:
-                image = read_image(row[column], "L", row[POSITION])
+                image = read_image(row[column], "L", position)
             except UnreadableError as error:
                 raise SettingsError(f"{where}: {error}") from None
             if image.size != (28, 28):
                 raise SettingsError(
-                    f"{where}: row {row[POSITION]} has {image.width} × {image.height} pixels; "
+                    f"{where}: row {position} has {image.width} × {image.height} pixels; "
                     "task.name=digits takes 28 × 28"
                 )
-            pixels[row[POSITION], 0] = torch.from_numpy(np.asarray(image, dtype=np.float32))
+            pixels[position, 0] = torch.from_numpy(np.asarray(image, dtype=np.float32))
         samples = {"pixel_values": (pixels / 255 - MEAN) / STD}
-        return Inputs({**samples, "labels": torch.zeros_like(positions)})
+        return Inputs({**samples, "labels": torch.zeros(len(rows), dtype=torch.long)})

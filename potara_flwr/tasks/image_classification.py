@@ -23,7 +23,7 @@ from potara_flwr.core.lazy import lazy
 from potara_flwr.data import pixels
 from potara_flwr.data.clients import Source, client_rows, content_rows, source_of
 from potara_flwr.data.pixels import eight_bits
-from potara_flwr.data.prepared import Columns, prepare_rows
+from potara_flwr.data.prepared import POSITION, Columns, prepare_rows
 from potara_flwr.models.base_models import load_image_classifier
 from potara_flwr.models.pretrained import find_model, load_config, load_image_processor, squares
 from potara_flwr.settings.schema import Settings
@@ -43,8 +43,6 @@ TOLD = (
 )  # fmt: skip
 """Settings of an image processor that are told on a model card."""
 
-POSITION = "position of the row"
-"""Column that says where a row is in its file or split, for error messages."""
 AS_NAMED = "path as the table names it"
 """Column that takes the place of the paths of images."""
 
@@ -125,10 +123,10 @@ def image_mode(model: str) -> str:
 
 
 def stored_images(
-    rows: datasets.Dataset, positions: Tensor, source: Source
+    rows: datasets.Dataset, source: Source
 ) -> tuple[datasets.Dataset, list[tuple[int, int] | None]]:
-    """Return images as they are stored, undecoded, with the column :data:`POSITION`; of those that
-    are files named by a table, also their states.
+    """Return images as they are stored, undecoded; of those that are files named by a table, also
+    their states.
 
     Raises
     ------
@@ -145,8 +143,7 @@ def stored_images(
         rows = rows.cast_column(column, datasets.Image())  # paths of files, e.g. in a csv
     if not isinstance(rows.features[column], datasets.Image):
         raise SettingsError(f"{setting}: column {column!r} of {source.where} holds no images")
-    rows = rows.cast_column(column, datasets.Image(decode=False))
-    return rows.add_column(POSITION, positions.tolist()), states
+    return rows.cast_column(column, datasets.Image(decode=False)), states
 
 
 def image_samples(
@@ -177,7 +174,7 @@ def image_samples(
     processor = load_image_processor(model, settings.data.image_size)
     mode = image_mode(model)
     version = inspect.getsource(pixels)
-    rows, states = stored_images(rows, positions, source)
+    rows, states = stored_images(rows, source)
 
     def resized(columns: Columns) -> Columns:
         images = [
@@ -196,7 +193,14 @@ def image_samples(
 
     try:
         prepared = prepare_rows(
-            rows, resized, column, mode, processor.to_json_string(), states, version
+            rows,
+            resized,
+            column,
+            mode,
+            processor.to_json_string(),
+            states,
+            version,
+            positions=positions.tolist(),
         )
     except UnreadableError as error:
         of_whom = f", of {who}" if who else ""

@@ -74,7 +74,7 @@ def _client(
         accuracy["fisher"] -= 0.03
     source = "local" if reason else rules[0]
     a, b = 10 ** draw.uniform(4, 6), 10 ** draw.uniform(4, 6)
-    used = {"train": 150 - client, "calibration": 30, "test": 100 + 5 * client}
+    used = {"train": 150 - client % 100, "calibration": 30, "test": 100 + 5 * client}
     sizes = {f"num_{part}": size for part, size in used.items()}
     c = 0.0 if client % 5 == 4 else draw.uniform(0.01, 0.9) * min(a, b)
     return {

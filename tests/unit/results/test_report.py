@@ -21,7 +21,8 @@ from matplotlib.text import Text
 from results_example import example_results
 from rich.console import Console
 
-from potara_flwr.results.figures import FIGURES
+from potara_flwr.results.figures import FIGURES, figures_of
+from potara_flwr.results.html import SEARCH_AND_SORT
 from potara_flwr.results.report import CAPTIONS, remove_report, write_report
 from potara_flwr.results.rows import in_words
 from potara_flwr.results.tables import client_table, privacy, refusals, summary_table
@@ -48,7 +49,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
     @property
@@ -394,3 +395,73 @@ def test_refusals_and_privacy_are_said_in_a_line_under_the_summary(tmp_path):
     assert privacy(results).startswith("no privacy: the noise is seeded")
     results["privacy"]["epsilon"] = None
     assert "without noise" in privacy(results)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Page]:
+    results = example_results(300, rounds=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        html, page = page_of(results, tmp_path_factory.mktemp("many"))
+    return results, html, page
+
+
+def test_the_table_of_many_clients_has_them_all_and_says_how_they_are_spread(many: Any) -> None:
+    results, html, page = many
+    table = html.split('<div class="scroll tall">')[1].split("</table>")[0]
+    clients = re.findall(r"<tr><td>(\d+)</td>", table)
+    assert clients == [str(client["client"]) for client in results["clients"]]
+    own = sorted(client["personalized"]["accuracy"] for client in results["clients"])
+    row = html.split("<td>personalized (accuracy %)</td>")[1].split("</tr>")[0]
+    cells = re.findall(r"<td>(.*?)</td>", row)
+    assert cells[0] == f"{100 * own[0]:.1f}"
+    assert cells[3] == f"{100 * np.median(own):.1f}"
+    assert cells[-1] == f"{100 * own[-1]:.1f}"
+    assert "5 % 25 % median" in page.text
+
+
+def test_the_page_of_many_clients_loads_nothing_but_has_one_script_of_its_own(many: Any) -> None:
+    _, html, page = many
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert scripts == [{}]
+    assert SEARCH_AND_SORT in html
+    for address in ("http:", "https:", "import(", "fetch("):
+        assert address not in html
+
+
+def test_no_figure_draws_each_of_many_clients(many: Any) -> None:
+    results = many[0]
+    drawn = figures_of(results)
+    assert set(drawn) == set(FIGURES)
+    for draw in drawn.values():
+        axes = draw(results).axes
+        assert len(axes) <= 2
+        assert sum(len(at.lines) + len(at.patches) for at in axes) < 100
+    along = drawn["accuracy-along-weight"](results)
+    counted = sum(patch.get_height() for patch in along.axes[1].patches)
+    assert counted == len(results["clients"])
+
+
+def test_zero_traces_of_many_clients_are_counted(many: Any) -> None:
+    figure = figures_of(many[0])["traces-and-bound"](many[0])
+    assert "c, cross (60 at zero)" in words_of(figure)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e30, -1e30])
+def test_no_number_breaks_the_figures_of_many_clients(tmp_path: Path, value: float) -> None:
+    results = example_results(clients=50, rounds=2)
+    for entry in results["clients"][:1] if value else results["clients"]:
+        for group in ("traces", "bound", "weights"):
+            entry[group] = dict.fromkeys(entry[group], value)
+        entry["personalized"] |= {"weight": value}
+    write_report(results, tmp_path)
+    assert len(list((tmp_path / "figures").iterdir())) == 5
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_long_lists_of_refusals_are_searched_too(tmp_path: Path) -> None:
+    results = example_results(50, rounds=1)
+    item = {"round": 1, "kind": "train", "reason": "no"}
+    results["refused"] = [item | {"client": client} for client in range(50)]
+    html, _ = page_of(results, tmp_path)
+    assert html.count('<div class="scroll tall">') == 2

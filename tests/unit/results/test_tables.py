@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from results_example import example_results
 from rich.console import Console
@@ -13,6 +14,7 @@ from potara_flwr.results.figures import FIGURES, figures_of
 from potara_flwr.results.tables import (
     byte_unit,
     client_table,
+    client_tables,
     interval,
     marked_weight,
     percent,
@@ -188,3 +190,31 @@ def test_what_was_not_compared_is_not_shown() -> None:
     assert "regret" not in text
     assert "λ" in text
     assert set(figures_of(results)) == set(FIGURES) - {"accuracy-along-weight"}
+
+
+def test_of_many_clients_the_terminal_has_quantiles_and_those_that_end_lowest() -> None:
+    results = example_results(300)
+    spread, lowest = client_tables(results)
+    text = printed(spread, 80)
+    own = [client["personalized"]["accuracy"] for client in results["clients"]]
+    line = next(line for line in text.splitlines() if "personalized" in line)
+    assert line.split()[-7:] == [
+        percent(float(np.quantile(own, at))) for at in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    ]
+    assert max(map(len, text.splitlines())) <= 80
+    assert lowest.row_count == 10
+    worst = results["clients"][int(np.argmin(own))]
+    assert next(iter(lowest.columns[0].cells)).plain == str(worst["client"])
+
+
+def test_of_few_clients_the_terminal_has_each() -> None:
+    results = example_results(40)
+    assert [table.row_count for table in client_tables(results)] == [40]
+
+
+def test_a_remark_on_many_clients_names_few_of_them() -> None:
+    results = example_results(300)
+    for client in results["clients"][:200]:
+        client["diagnosis"]["warning"] = "leans"
+    names = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 190 more"
+    assert remarks(results) == [("!", f"200 clients: {names}", "leans")]
