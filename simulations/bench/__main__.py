@@ -1,14 +1,16 @@
-"""Measure what runtimes and messages cost over bare PyTorch, what a merge costs, how memory grows.
+"""Measure what runtimes and messages cost over bare PyTorch, what a merge costs, how seconds and
+memory grow with the clients, and what a sweep adds.
 
     python -m simulations.bench
     python -m simulations.bench --only message merge
+    python -m simulations.bench --only scale --clients 100 1000
     python -m simulations.bench --language-model SMOLLM2 --language-data QUESTIONS.jsonl
     python -m simulations.bench --image-model DINOV2 --image-data IMAGES
 
 Every figure is a ratio of two measurements of the same run of this program, taken in turn, so that
 a slow or busy machine slows both. Writes ``docs/research/benchmarks.md``, where what is measured
 takes the place of its rows, and the others stay. Without a pretrained model its parts are left out.
-All of it takes about ten minutes, and as long again with the models.
+All of it takes about an hour, half of which is ``scale``, and ten minutes more with the models.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ from potara_flwr.settings.schema import Settings
 from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
+from simulations.bench.many_clients import Size, partitions, simulated, sizes, sweep
 from simulations.bench.real_models import image_rows, prompt_rows, weight_rows
 from simulations.bench.rows import Row
 from simulations.markdown import rendered
@@ -326,7 +329,7 @@ def message_rows(repeats: int) -> list[Row]:
     ]
 
 
-PARTS: dict[str, Callable[[Namespace], list[Row]]] = {
+PARTS: dict[str, Callable[[Namespace], Sequence[Row | Size]]] = {
     "merge": lambda args: [merge_row()],
     "in-process": lambda args: runtime_rows("in-process", args.repeats, (1.05, 1.05)),
     "flwr": lambda args: runtime_rows("flwr run", args.repeats, (1.15, 1.10)),
@@ -335,6 +338,10 @@ PARTS: dict[str, Callable[[Namespace], list[Row]]] = {
     "weight-phase": weight_rows,
     "shared-prompt": prompt_rows,
     "personalization": image_rows,
+    "partition": partitions,
+    "scale": sizes,
+    "simulation": simulated,
+    "sweep": sweep,
 }
 MODELS = {
     "weight-phase": ("language_model", "language_data"),
@@ -344,15 +351,18 @@ MODELS = {
 """Part → the options without which it is left out."""
 
 
-def with_rows(page: str, rows: list[Row]) -> list[str]:
-    """Return the lines of the table in ``page``, with those that were measured anew replaced."""
+def with_rows(page: str, table: str, rows: Sequence[Row | Size]) -> list[str]:
+    """Return the lines of the table in ``page`` whose first column is called ``table``, with those
+    that were measured anew replaced.
+    """
 
     def what(line: str) -> str:
         return line.split("|")[1].partition(" (")[0].strip()
 
-    lines = {what(line): line for line in page.splitlines() if line.startswith("| ")}
-    del lines["ratio"]
-    return list((lines | {what(str(row)): str(row) for row in rows}).values())
+    tables = [part.splitlines() for part in page.split("\n\n") if part.startswith(f"| {table} |")]
+    lines = {what(line): line for lines in tables for line in lines[2:]}
+    new = {what(str(row)): str(row) for row in rows if row.table == table}
+    return list((lines | new).values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -361,6 +371,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--repeats", type=int, default=3, help="repeats of each measurement (default: 3)")
     add("--only", nargs="+", choices=PARTS, help="measure these parts alone")
+    add(
+        "--clients", type=int, nargs="+", default=[100, 400, 1000, 5000],
+        help="numbers of clients of --only scale (default: 100 400 1000 5000)",
+    )  # fmt: skip
     add("--language-model", type=Path, metavar="FOLDER", help="a SmolLM2-135M")
     add(
         "--language-data", type=Path, metavar="FILE",
@@ -383,10 +397,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(parts: Sequence[str], args: Namespace) -> None:
     """Measure some parts; write the page after each."""
     for part in parts:
+        rows, page = PARTS[part](args), PAGE.read_text()
         PAGE.write_text(
             rendered(
                 Path(__file__).with_name("page.md.jinja"),
-                lines=with_rows(PAGE.read_text(), PARTS[part](args)),
+                ratios=with_rows(page, "ratio", rows),
+                sizes=with_rows(page, "clients", rows),
                 cores=os.cpu_count(),
                 machine=platform.machine(),
                 python=platform.python_version(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,8 @@ class Row:
     """One line of the table: a ratio in each repeat, the aim it is held against, and where a miss
     would come from.
     """
+
+    table: ClassVar[str] = "ratio"
 
     what: str
     ratios: list[float]
