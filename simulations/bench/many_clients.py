@@ -32,8 +32,11 @@ A_CLIENT = 50
 """Samples of each."""
 SIMULATED = (50, 200)
 """SuperNodes of a simulation."""
-JOBS = {"seed": "0,1,2,3,4,5,6,7", "local.start": "warm,cold"}
-"""Of the sweep: sixteen."""
+JOBS = (
+    "seed=0,1,2,3,4,5,6,7", "local.start=warm,cold", "data.num-clients=4", "federation.rounds=10",
+    "local.steps=150", "run.report=false",
+)  # fmt: skip
+"""Words of the sweep: sixteen runs of 800 optimizer steps each."""
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,11 @@ def sweep(args: Namespace) -> list[Row]:
     over_training, over_runs = [], []
     for _ in range(args.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            words = [f"{name}={values}" for name, values in JOBS.items()]
             start = time.perf_counter()
             subprocess.run(
                 [
                     sys.executable, "-m", "potara_flwr.command", "sweep", "hydra/launcher=ray",
-                    "run.report=false", *words, "--results", folder,
+                    *JOBS, "--results", folder,
                 ],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 check=True, stdout=subprocess.DEVNULL,

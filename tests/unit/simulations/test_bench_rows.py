@@ -3,6 +3,7 @@
 import pytest
 
 from simulations.bench.__main__ import main, with_rows
+from simulations.bench.many_clients import Size
 from simulations.bench.rows import Row
 
 PAGE = """# Benchmarks
@@ -16,10 +17,44 @@ PAGE = """# Benchmarks
 
 def test_a_row_that_is_measured_anew_takes_the_place_of_the_old():
     rows = [Row("a message (3.0 s over 2.0 s)", [1.5, 1.4, 1.7], 1.2, "slow"), Row("new", [1], 1)]
-    assert with_rows(PAGE, rows) == [
+    assert with_rows(PAGE, "ratio", rows) == [
         "| a message (3.0 s over 2.0 s) | 1.500 | 1.400 – 1.700 | ≤ 1.2 | no: slow |",
         "| memory | 1.003 | 1.003 – 1.003 | ≤ 1.05 | yes |",
         "| new | 1.000 | 1.000 – 1.000 | ≤ 1 | yes |",
+    ]
+
+
+SIZES = """
+## Many clients
+
+| clients | seconds | ms a client | peak | results.json | report.html | checkpoint |
+|---|---|---|---|---|---|---|
+| 100 | 18 | 180 | 700 | 0.20 | 0.30 | 0.06 |
+| 1,000 | 180 | 180 | 720 | 2.00 | 0.60 | 0.63 |
+
+And more text.
+"""
+
+
+def test_each_table_of_the_page_keeps_its_own_rows():
+    size = Size(1000, 170.0, 710.4, 2_100_000, 650_000, 600_000)
+    rows = [Row("memory", [1.0], None), size]
+    page = PAGE + SIZES
+    assert with_rows(page, "clients", rows) == [
+        "| 100 | 18 | 180 | 700 | 0.20 | 0.30 | 0.06 |",
+        "| 1,000 | 170 | 170 | 710 | 2.10 | 0.65 | 0.60 |",
+    ]
+    ratios = with_rows(page, "ratio", rows)
+    assert [line.split(" | ")[0] for line in ratios] == [
+        "| a message (6.7 s over 5.1 s)",
+        "| memory",
+    ]
+    assert ratios[1].startswith("| memory | 1.000 |")
+
+
+def test_a_table_without_rows_takes_the_first():
+    assert with_rows(PAGE, "clients", [Size(9, 1.0, 2.0, 0, 0, 0)]) == [
+        "| 9 | 1 | 111 | 2 | 0.00 | 0.00 | 0.00 |"
     ]
 
 
