@@ -56,7 +56,7 @@ quality: $(INSTALLED)  ## lint, formatting, types, who imports whom, dependencie
 	@$(BIN)/deptry potara_flwr
 	@$(BIN)/deptry simulations tests tests/helpers --exclude '\.venv' --ignore DEP002,DEP004
 
-bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/research/benchmarks.md (minutes)
+bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/research/benchmarks.md (an hour)
 	@$(BIN)/python -m simulations.bench
 
 faults: $(INSTALLED)  ## kill processes of real federations 20 times; all runs must end well (half an hour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -116,23 +117,9 @@ def partitions(args: Namespace) -> list[Row]:
     """Measure how long a partition takes for each client, by its kind."""
     rows = []
     for kind in ("dirichlet", "pathological", "natural", "iid"):
-        column = "user" if kind == "natural" else ""
-        taken: list[list[float]] = []
-        for _ in range(args.repeats):
-            seconds = []
-            for clients in PARTITIONED:
-                keys = np.random.default_rng(0).integers(0, 10, A_CLIENT * clients)
-                settings = from_flat(
-                    {
-                        "data.partition": kind,
-                        "data.partition-column": column,
-                        "data.num-clients": clients,
-                    }
-                )
-                start = time.process_time()
-                partition(settings.data, 0, keys)
-                seconds.append(time.process_time() - start)
-            taken.append(seconds)
+        seconds_of = functools.partial(_partitioning, kind)
+        seconds_of(10)  # imports
+        taken = [[seconds_of(clients) for clients in PARTITIONED] for _ in range(args.repeats)]
         few, many = PARTITIONED
         least, most = (statistics.median(column) for column in zip(*taken, strict=True))
         rows.append(
@@ -141,10 +128,25 @@ def partitions(args: Namespace) -> list[Row]:
                 f"{many:,} clients over {few:,} (in all {most:.2f} s over {least:.2f} s)",
                 [(b / many) / (a / few) for a, b in taken],
                 1.1,
-                "a call of the partitioner, which is the same for all clients, weighs less",
+                "26 µs a client at 1,000 clients, 30 µs at 5,000 and at 20,000 (Dirichlet)",
             )
         )
     return rows
+
+
+def _partitioning(kind: str, clients: int) -> float:
+    """Return the processor seconds of a partition."""
+    keys = np.random.default_rng(0).integers(0, 10, A_CLIENT * clients)
+    settings = from_flat(
+        {
+            "data.partition": kind,
+            "data.partition-column": "user" if kind == "natural" else "",
+            "data.num-clients": clients,
+        }
+    )
+    start = time.process_time()
+    partition(settings.data, 0, keys)
+    return time.process_time() - start
 
 
 def simulated(args: Namespace) -> list[Row]:
