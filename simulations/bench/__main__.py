@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -329,7 +329,7 @@ def message_rows(repeats: int) -> list[Row]:
     ]
 
 
-PARTS: dict[str, Callable[[Namespace], Sequence[Row | Size]]] = {
+PARTS: dict[str, Callable[[Namespace], Iterable[Row | Size]]] = {
     "merge": lambda args: [merge_row()],
     "in-process": lambda args: runtime_rows("in-process", args.repeats, (1.05, 1.05)),
     "flwr": lambda args: runtime_rows("flwr run", args.repeats, (1.15, 1.10)),
@@ -395,14 +395,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(parts: Sequence[str], args: Namespace) -> None:
-    """Measure some parts; write the page after each."""
-    for part in parts:
-        rows, page = PARTS[part](args), PAGE.read_text()
+    """Measure some parts; write the page after each row."""
+    for row in (row for part in parts for row in PARTS[part](args)):
+        page = PAGE.read_text()
         PAGE.write_text(
             rendered(
                 Path(__file__).with_name("page.md.jinja"),
-                ratios=with_rows(page, "ratio", rows),
-                sizes=with_rows(page, "clients", rows),
+                ratios=with_rows(page, "ratio", [row]),
+                sizes=with_rows(page, "clients", [row]),
                 cores=os.cpu_count(),
                 machine=platform.machine(),
                 python=platform.python_version(),

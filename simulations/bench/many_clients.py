@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -65,16 +66,20 @@ class Size:
         return f"| {' | '.join(cells)} |"
 
 
-def sizes(args: Namespace) -> list[Row | Size]:
+def sizes(args: Namespace) -> Iterator[Row | Size]:
     """Measure a run of each number of clients, in a process of its own, and hold what a further
     client takes against what it takes where clients are few.
     """
+    found = []
     with tempfile.TemporaryDirectory() as material:
         make_material(Path(material), max(args.clients))
-        found = [_size(material, clients) for clients in sorted(args.clients)]
-    first, *_ = steps = list(pairwise(found))
-    rows: list[Row | Size] = [
-        Row(
+        for clients in sorted(args.clients):
+            found.append(_size(material, clients))
+            yield found[-1]
+    steps = list(pairwise(found))
+    for one, other in steps[1:]:
+        first = steps[0]
+        yield Row(
             "in-process: processor seconds of a further client, "
             f"{one.clients:,} to {other.clients:,} clients over "
             f"{first[0].clients:,} to {first[1].clients:,} "
@@ -83,21 +88,16 @@ def sizes(args: Namespace) -> list[Row | Size]:
             1.1,
             "see the table of sizes",
         )
-        for one, other in steps[1:]
-    ]
     few = found[0]
-    rows += [
-        Row(
+    for many in found[1:]:
+        kilobytes = (many.peak - few.peak) * 1024 / (many.clients - few.clients)
+        yield Row(
             f"in-process: peak memory, {many.clients:,} clients over {few.clients:,} "
-            f"({(many.peak - few.peak) * 1024 / (many.clients - few.clients):.0f} kB a further "
-            "client)",
+            f"({kilobytes:.0f} kB a further client)",
             [many.peak / few.peak],
             1.1,
             "a process that is all clients keeps everybody's samples, node and messages",
         )
-        for many in found[1:]
-    ]
-    return [*rows, *found]
 
 
 def _size(material: str, clients: int) -> Size:
