@@ -54,6 +54,7 @@ from potara_flwr.tasks.base import num_samples, take
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
 from simulations.bench.many_clients import Size, partitions, simulated, sizes, sweep
+from simulations.bench.memory import peak_memory
 from simulations.bench.real_models import image_rows, prompt_rows, weight_rows
 from simulations.bench.rows import Row
 from simulations.markdown import rendered
@@ -174,7 +175,7 @@ def many_clients(num_clients: int) -> dict[str, Value]:
 
 def _peak_of_this_process(num_clients: int, answer: Any) -> None:
     in_process(many_clients(num_clients))
-    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    answer.put(peak_memory())
 
 
 def peak_in_process(num_clients: int) -> float:

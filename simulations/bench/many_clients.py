@@ -96,7 +96,8 @@ def sizes(args: Namespace) -> Iterator[Row | Size]:
             f"({kilobytes:.0f} kB a further client)",
             [many.peak / few.peak],
             1.1,
-            "a process that is all clients keeps everybody's samples, node and messages",
+            "the updates of a round's clients are held together until they are averaged, as they "
+            "came and decoded; next to them everybody's samples are small",
         )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from potara_flwr.run_config import from_flat
 from potara_flwr.running.one_run import run
 from potara_flwr.settings.groups import Value
 from potara_flwr.tasks.digits import MEAN, STD, load_images, split_images
+from simulations.bench.memory import peak_memory
 
 SAMPLES = 6
 """Images of a client: two for training, two for calibration, two for testing."""
@@ -97,7 +97,7 @@ def main() -> None:
         run(settings, "in-process", Console(file=io.StringIO()))
         measured = {
             "seconds": time.process_time() - start,
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak": peak_memory(),
             "results": (place / RESULTS).stat().st_size,
             "report": (place / REPORT).stat().st_size,
             "checkpoint": (place / CHECKPOINT).stat().st_size,
