@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 
 def peak_memory() -> float:
-    """Return the largest resident memory of this process so far, MiB.
-
-    Linux says it in ``/proc``. ``getrusage`` begins with the peak of the process that started this
-    one, which hides all that is smaller.
+    """Return the largest resident memory of this process so far, MiB; not that of its parent, as
+    ``getrusage`` does.
     """
     status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024

@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -25,6 +24,7 @@ from potara_flwr.run_config import from_flat
 from potara_flwr.tasks.causal import CausalTask
 from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import one_thread
+from simulations.bench.memory import peak_memory
 
 STEPS = 8
 
@@ -70,15 +70,6 @@ PHASES: dict[str, tuple[Callable[[Client], None], int]] = {
 """Name → what is done, and how often the unit of which is told."""
 
 
-def peak() -> float:
-    """Return the largest resident memory of this process so far, MiB; not that of its parent, as
-    ``getrusage`` does.
-    """
-    status = Path("/proc/self/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
-
-
 def main() -> None:
     """Take the phase that the command line names."""
     phase, times = PHASES[sys.argv[1]]
@@ -89,7 +80,7 @@ def main() -> None:
         began = time.process_time()
         phase(client)
         seconds = (time.process_time() - began) / times
-    print(json.dumps({"seconds": seconds, "peak": peak()}))
+    print(json.dumps({"seconds": seconds, "peak": peak_memory()}))
 
 
 if __name__ == "__main__":
