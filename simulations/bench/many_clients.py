@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -67,15 +67,20 @@ class Size:
 
 
 def sizes(args: Namespace) -> Iterator[Row | Size]:
-    """Measure a run of each number of clients, in a process of its own, and hold what a further
-    client takes against what it takes where clients are few.
-    """
+    """Measure a run of each number of clients, in a process of its own."""
     found = []
     with tempfile.TemporaryDirectory() as material:
         make_material(Path(material), max(args.clients))
         for clients in sorted(args.clients):
             found.append(_size(material, clients))
             yield found[-1]
+    yield from growth(found)
+
+
+def growth(found: Sequence[Size]) -> Iterator[Row]:
+    """Hold what a further client takes against what it takes where clients are few, and the memory
+    of many clients against that of the fewest.
+    """
     steps = list(pairwise(found))
     for one, other in steps[1:]:
         first = steps[0]
@@ -88,8 +93,7 @@ def sizes(args: Namespace) -> Iterator[Row | Size]:
             1.1,
             "see the table of sizes",
         )
-    few = found[0]
-    for many in found[1:]:
+    for few, many in ((found[0], many) for many in found[1:]):
         kilobytes = (many.peak - few.peak) * 1024 / (many.clients - few.clients)
         yield Row(
             f"in-process: peak memory, {many.clients:,} clients over {few.clients:,} "

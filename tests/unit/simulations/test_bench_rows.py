@@ -3,7 +3,7 @@
 import pytest
 
 from simulations.bench.__main__ import main, with_rows
-from simulations.bench.many_clients import Size
+from simulations.bench.many_clients import Size, growth
 from simulations.bench.rows import Row
 
 PAGE = """# Benchmarks
@@ -56,6 +56,21 @@ def test_a_table_without_rows_takes_the_first():
     assert with_rows(PAGE, "clients", [Size(9, 1.0, 2.0, 0, 0, 0)]) == [
         "| 9 | 1 | 111 | 2 | 0.00 | 0.00 | 0.00 |"
     ]
+
+
+def test_growth_is_what_a_further_client_takes_and_the_memory_of_many_over_few():
+    start, a_client, memory = 5.0, 0.2, 600.0
+    found = [
+        Size(n, start + a_client * n, memory + n / 1024 * 80, 0, 0, 0) for n in (100, 400, 1000)
+    ]
+    seconds, *peaks = growth(found)
+    assert seconds.what.endswith("400 to 1,000 clients over 100 to 400 (0.200 s over 0.200 s)")
+    assert seconds.ratios == pytest.approx([1.0])
+    assert [row.ratios[0] for row in peaks] == pytest.approx(
+        [one.peak / found[0].peak for one in found[1:]]
+    )
+    assert all("80 kB a further client" in row.what for row in peaks)
+    assert list(growth(found[:1])) == []
 
 
 def test_a_part_whose_model_is_not_named_says_what_it_needs(capsys):
