@@ -127,6 +127,8 @@ def load_pretrained(
     name = settings.task.model
     if settings.model.quantize == "4bit":
         options["quantization_config"] = _four_bits(settings.model)
+        # It is quantized where it will compute; transformers would take the first GPU.
+        options["device_map"] = {"": str(find_device(settings.model))}
     if settings.model.device_map:
         options["device_map"] = settings.model.device_map
     if settings.model.attention != "auto":

@@ -261,7 +261,7 @@ def batch_of(samples: Samples, most_columns: int, chosen: Tensor | None = None) 
     answers, real, weights = (
         samples[name]
         if chosen is None
-        else samples[name][torch.arange(len(chosen)), chosen][:, None]
+        else samples[name][torch.arange(len(chosen), device=chosen.device), chosen][:, None]
         for name in ("labels_answers", "labels_mask", "labels_weights")
     )
     num_answers, length = int(real.any(2).sum(1).max()), int(real.sum(2).max())

@@ -169,7 +169,7 @@ class Instruction(CausalTask):
         batch = batch_of(samples, self.most_columns)
         log_probs = log_probabilities(model(batch), batch["labels_answers"])
         chosen = answer_scores(log_probs, batch["labels_weights"]).argmax(1)
-        right = torch.arange(len(chosen)), samples["labels"]
+        right = torch.arange(len(chosen), device=chosen.device), samples["labels"]
         return _mean_losses(log_probs, batch)[right], (chosen == samples["labels"]).float()
 
     def _write(self, model: Model, samples: Samples) -> tuple[Tensor, Tensor]:

@@ -56,17 +56,18 @@ def per_sample_gradients(
     """Compute every sample's gradient of its own loss, ``batch_size`` samples at once (0: all), and
     hold them all, in main memory.
     """
-    passes = [
-        one
-        for (one,) in gradients_in_batches(
-            model, task, [adapter], samples, batch_size or num_samples(samples)
-        )
-    ]
-    return GradientPass(
-        torch.cat([one.losses for one in passes]).cpu(),
-        {name: torch.cat([one.gradients[name] for one in passes]).cpu() for name in adapter},
-        all(one.batched for one in passes),
-    )
+    losses: list[Tensor] = []
+    gradients: dict[str, list[Tensor]] = {name: [] for name in adapter}
+    batched = True
+    for (one,) in gradients_in_batches(
+        model, task, [adapter], samples, batch_size or num_samples(samples)
+    ):
+        losses.append(one.losses.cpu())
+        for name, gradient in one.gradients.items():
+            gradients[name].append(gradient.cpu())
+        batched &= one.batched
+    joined = {name: torch.cat(parts) for name, parts in gradients.items()}
+    return GradientPass(torch.cat(losses), joined, batched)
 
 
 def gradients_in_batches(

@@ -21,6 +21,7 @@ from potara_flwr.core.errors import SettingsError
 from potara_flwr.merging.traces import variance_traces
 from potara_flwr.methods import METHODS
 from potara_flwr.methods.potara import merge_by_evidence
+from potara_flwr.models import base_models
 from potara_flwr.models.adapter import kind_of
 from potara_flwr.models.architecture import find_head, target_modules
 from potara_flwr.models.base_models import find_device, load_causal_lm, load_text_classifier
@@ -236,6 +237,25 @@ def test_quantization_says_what_it_lacks(monkeypatch, tiny):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SettingsError, match=r"potara-flwr\[quantized\]"):
         bench.task.load_base_model()
+
+
+def test_four_bit_weights_are_made_on_the_device_of_the_settings(monkeypatch, tiny):
+    settings = tiny({"model.quantize": "4bit", "model.device": "cuda:1"})
+    model, asked = Workbench(tiny()).task.load_base_model(), {}
+
+    class Loading:
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked.update(options)
+            return model, {"missing_keys": [], "mismatched_keys": []}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(base_models.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(base_models, "BitsAndBytesConfig", dict)
+    monkeypatch.setattr(base_models, "find_device", lambda model: torch.device(model.device))
+    base_models.load_pretrained(Loading, "model", settings)
+    assert asked["device_map"] == {"": "cuda:1"}
+    assert asked["quantization_config"]["bnb_4bit_quant_type"] == "nf4"
 
 
 def test_attention_is_computed_as_it_is_asked_for(tiny):
