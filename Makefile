@@ -2,18 +2,20 @@
 #
 #   PYTHON    the Python that .venv is made from       make run PYTHON=/opt/python3.12/bin/python3
 #   SETTINGS  settings of the run (docs/reference/settings.md)   make run SETTINGS="data.shift=conflicting seed=3"
+#   GPU_ARGS  materials of make gpu                make gpu GPU_ARGS="--language-model <folder> --language-data <file>"
 #   PIP_ARGS  further arguments for pip                make test PIP_ARGS="--extra-index-url <PyTorch's of CPU builds>"
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c '' 2>/dev/null && echo $$name && break; done)
 SETTINGS ?=
+GPU_ARGS ?=
 PIP_ARGS ?=
 BIN := .venv/bin
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run deploy test unit slow style quality bench faults results methods zoo clean
+.PHONY: help run deploy test unit slow style quality bench gpu faults results methods zoo clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -58,6 +60,11 @@ quality: $(INSTALLED)  ## lint, formatting, types, who imports whom, dependencie
 
 bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/research/benchmarks.md (an hour)
 	@$(BIN)/python -m simulations.bench
+
+gpu: $(INSTALLED)  ## what only a CUDA GPU shows: tests, then measurements for docs/research/benchmarks.md (minutes)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: torch finds no CUDA GPU here")'
+	@$(BIN)/python -m pytest -q -m gpu tests/gpu
+	@$(BIN)/python -m simulations.bench.gpu $(GPU_ARGS)
 
 faults: $(INSTALLED)  ## kill processes of real federations 20 times; all runs must end well (half an hour)
 	@$(BIN)/python -m simulations.faults

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -55,12 +54,11 @@ from potara_flwr.tasks.workbench import Workbench
 from potara_flwr.training.local_steps import batches, one_thread
 from simulations.bench.many_clients import Size, partitions, simulated, sizes, sweep
 from simulations.bench.memory import peak_memory
+from simulations.bench.page import PAGE, write
 from simulations.bench.real_models import image_rows, prompt_rows, weight_rows
 from simulations.bench.rows import Row
-from simulations.markdown import rendered
 from simulations.measuring import parser_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "research" / "benchmarks.md"
 CONSOLE = Console()
 NO_EXTRAS: dict[str, Value] = {"federation.fraction-evaluate": 0.0, "local.steps": 1}
 SHORT: dict[str, Value] = {**NO_EXTRAS, "federation.rounds": 6}
@@ -352,20 +350,6 @@ MODELS = {
 """Part → the options without which it is left out."""
 
 
-def with_rows(page: str, table: str, rows: Sequence[Row | Size]) -> list[str]:
-    """Return the lines of the table in ``page`` whose first column is called ``table``, with those
-    that were measured anew replaced.
-    """
-
-    def what(line: str) -> str:
-        return line.split("|")[1].partition(" (")[0].strip()
-
-    tables = [part.splitlines() for part in page.split("\n\n") if part.startswith(f"| {table} |")]
-    lines = {what(line): line for lines in tables for line in lines[2:]}
-    new = {what(str(row)): str(row) for row in rows if row.table == table}
-    return list((lines | new).values())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
     parser = parser_of("bench", __doc__)
@@ -397,19 +381,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(parts: Sequence[str], args: Namespace) -> None:
     """Measure some parts; write the page after each row."""
+    # All of it is of a CPU, also where there is a GPU (simulations.bench.gpu).
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for row in (row for part in parts for row in PARTS[part](args)):
-        page = PAGE.read_text()
-        PAGE.write_text(
-            rendered(
-                Path(__file__).with_name("page.md.jinja"),
-                ratios=with_rows(page, "ratio", [row]),
-                sizes=with_rows(page, "clients", [row]),
-                cores=os.cpu_count(),
-                machine=platform.machine(),
-                python=platform.python_version(),
-                torch=torch.__version__,
-            )
-        )
+        write([row])
     CONSOLE.print(PAGE.read_text(), markup=False)
 
 
