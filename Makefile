@@ -63,8 +63,8 @@ bench: $(INSTALLED)  ## measure the runtimes against bare PyTorch; writes docs/r
 
 gpu: $(INSTALLED)  ## what only a CUDA GPU shows: tests, then measurements for docs/research/benchmarks.md (minutes)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: torch finds no CUDA GPU here")'
-	@$(BIN)/python -m pytest -q -m gpu tests/gpu
-	@$(BIN)/python -m simulations.bench.gpu $(GPU_ARGS)
+	@$(BIN)/python -m pytest -q -m gpu tests/gpu; tests=$$?; \
+		$(BIN)/python -m simulations.bench.gpu $(GPU_ARGS) && exit $$tests
 
 faults: $(INSTALLED)  ## kill processes of real federations 20 times; all runs must end well (half an hour)
 	@$(BIN)/python -m simulations.faults

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.merging.segment import interpolate
@@ -52,7 +53,7 @@ class Beside:
         self.taken = 0
         """Steps of v in this round."""
 
-    def __call__(self, federated: Adapter, batch: Sequence[Samples]) -> float:
+    def __call__(self, federated: Adapter, batch: Sequence[Samples]) -> Tensor | float:
         """Take v's step, in the first step of a round α's, and give w the gradients of its loss."""
         with fork_rng(self.device):  # The random numbers of w stay those of FedIT.
             torch.manual_seed(derive_seed(self.seed, self.taken))
@@ -73,15 +74,15 @@ class Beside:
             name: tensor.requires_grad_()
             for name, tensor in interpolate(own, other, self.alpha).items()
         }
-        loss = self.descend(mixed, batch)
+        loss = float(self.descend(mixed, batch))
         check_loss(loss, self.who, f"step {self.taken + 1}", self.cure)
-        slope = 0.0
+        slope = torch.zeros((), dtype=torch.float64, device=self.device)
         for name, tensor in self.learner.tensors.items():
             gradient = mixed[name].grad
             assert gradient is not None
-            slope += ((own[name] - other[name]).double() * gradient.double()).sum().item()
+            slope += ((own[name] - other[name]).double() * gradient.double()).sum()
             tensor.grad = self.alpha * gradient
-        return slope
+        return slope.item()
 
 
 def personal(client: Client) -> Adapter:

@@ -67,7 +67,7 @@ class TwoLevels:
         after = _moved(self.own, slope, -self.rate)
         loss, gradients, following = self._gradients(common, after, batch)
         check_loss(loss, self.who, f"step {self.taken + 1}", self.cure)
-        norm = math.sqrt(sum(part.double().square().sum().item() for part in following.values()))
+        norm = math.sqrt(float(sum(part.double().square().sum() for part in following.values())))
         if norm and self.rate:
             distance = DISTANCE / norm
             beyond, short = (
@@ -93,7 +93,7 @@ class TwoLevels:
         leaves = {name: at.detach().clone().requires_grad_() for name, at in tensors.items()}
         with fork_rng(self.device):
             torch.manual_seed(derive_seed(self.seed, self.taken))
-            loss = self.descend(leaves, batch)
+            loss = float(self.descend(leaves, batch))
         gradients: Adapter = {}
         for name, leaf in leaves.items():
             assert leaf.grad is not None

@@ -95,23 +95,24 @@ def batches(num: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor
         queue = queue[batch_size:]
 
 
-Descent = Callable[[Adapter, Sequence[Samples]], float]
+Descent = Callable[[Adapter, Sequence[Samples]], Tensor | float]
 """Tensors in training, and a batch in parts → its mean loss, whose gradients are added to those of
-the tensors: what a step does before the optimizer's."""
+the tensors: what a step does before the optimizer's. To ask for the number is to wait for a GPU."""
 
 
 def plain_descent(model: AdapterRunner, task: Task) -> Descent:
     """Return the gradients of the mean loss, part after part."""
 
-    def descend(tensors: Adapter, batch: Sequence[Samples]) -> float:
-        value, num = 0.0, sum(num_samples(part) for part in batch)
+    def descend(tensors: Adapter, batch: Sequence[Samples]) -> Tensor | float:
+        value: Tensor | float = 0.0
+        num = sum(num_samples(part) for part in batch)
         for part in batch:
             inputs = task.collate(part)
             loss = task.losses(model(tensors, inputs), inputs).mean()
             if len(batch) > 1:
                 loss = loss * (num_samples(part) / num)
-            value += loss.item()
             loss.backward()
+            value = value + loss.detach().double()
         return value
 
     return descend
@@ -238,11 +239,12 @@ def train(
             learner.optimizer.zero_grad(set_to_none=True)
             parts_of_batch = indices.chunk(settings.accumulate)
             value = descend(learner.tensors, [take(samples, at, device) for at in parts_of_batch])
-            check_loss(value, who, f"step {step} of {steps}", rate)
-            total += value
             if proximal is not None:
                 proximal(learner.tensors).backward()
             learner.step(course.factor(step - 1))
+            loss = float(value)  # not before the step: a GPU would stand still meanwhile
+            check_loss(loss, who, f"step {step} of {steps}", rate)
+            total += loss
     check_finite(learner.adapter, who, steps, rate)
     return learner.adapter, total / max(steps, 1)
 

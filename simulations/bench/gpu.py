@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from rich.console import Console
 from torch import Tensor
 
 from potara_flwr.command.exit_status import exit_status
+from potara_flwr.core.errors import RunError
 from potara_flwr.core.seeds import derive_seed
 from potara_flwr.in_process import run_in_process
 from potara_flwr.methods import Client
@@ -138,24 +140,24 @@ def four_bit_rows(args: Namespace) -> Iterator[Seen]:
 def checkpointing_rows(args: Namespace) -> Iterator[Seen]:
     """Hold training with activations computed anew against training that keeps them."""
     for material in materials(args):
-        anew, kept = (
-            client_on(with_model(material.settings, gradient_checkpointing=on), GPU)
-            for on in (True, False)
-        )
-        with exact():
-            trained = [parity.way_of(client)[0] for client in (anew, kept)]
+        ways, peaks, seconds = [], [], []
+        for anew in (True, False):  # one after the other, each alone on the GPU
+            client = client_on(with_model(material.settings, gradient_checkpointing=anew), GPU)
+            with exact():
+                ways.append(parity.way_of(client)[0])
+            peaks.append(peak(functools.partial(parity.train, client)))
+            timed(client, SPEED)  # warms up
+            seconds.append([timed(client, SPEED) for _ in range(args.repeats)])
+            del client
         yield seen(
-            "checkpointing", f"trained adapter, {material.name}", distance(*trained),
+            "checkpointing", f"trained adapter, {material.name}", distance(*ways),
             aim=TOLERANCES["trained adapter"],
         )  # fmt: skip
-        peaks = [peak(functools.partial(parity.train, one)) for one in (anew, kept)]
         yield seen(
             "checkpointing", f"peak memory of training over that without, {material.name}",
             peaks[0] / peaks[1], aim=1.0,
         )  # fmt: skip
-        ratios = [timed(anew, SPEED) / timed(kept, SPEED) for _ in range(1 + args.repeats)][
-            1:
-        ]  # the first warms up
+        ratios = [one / other for one, other in zip(*seconds, strict=True)]
         yield seen("checkpointing", f"seconds over those without, {material.name}", *ratios)
 
 
@@ -402,10 +404,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Namespace) -> None:
-    """Measure the parts that are asked for; write the page after each."""
+    """Measure the parts that are asked for; write the page after each.
+
+    Raises
+    ------
+    RunError
+        Some have failed; the page says why.
+    """
+    failed = []
     for part in args.only:
-        write(list(PARTS[part](args)))
+        try:
+            rows = list(PARTS[part](args))
+        except Exception as error:  # noqa: BLE001  # it takes nothing from the others
+            traceback.print_exc()
+            reason = " ".join(str(error).split()).replace("|", "/")[:200]
+            rows = [seen(part, "failed", words=f"{type(error).__name__}: {reason}")]
+            failed.append(part)
+        write(rows)
     Console().print(PAGE.read_text(), markup=False)
+    if failed:
+        raise RunError(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
