@@ -111,8 +111,9 @@ def bfloat16_rows(args: Namespace) -> Iterator[Seen]:
         small = with_model(material.settings, dtype="bfloat16")
         found, right = (work_of(client_on(at, GPU)) for at in (small, material.settings))
         apart = parity.differences(found, right)
-        for name, aim in (("losses", 0.02), ("λ", 0.1)):
-            yield seen("bfloat16", f"{name}, {material.name}", apart[name], aim=aim)
+        yield seen("bfloat16", f"losses, {material.name}", apart["losses"], aim=0.02)
+        # A rule that looks which of two losses is the lower may leap where they are even.
+        yield seen("bfloat16", f"largest of all rules' λ, {material.name}", apart["λ"])
 
 
 def four_bit_rows(args: Namespace) -> Iterator[Seen]:
