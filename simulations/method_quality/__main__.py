@@ -26,12 +26,17 @@ from simulations import measuring
 from simulations.method_quality.domains import write_domains
 from simulations.method_quality.stored import Store, make
 from simulations.method_quality.studies import (
+    BASELINE,
     DOMAINS,
+    FRESH,
+    REFERENCE,
+    ROUNDS_BENCHMARK,
     TRANSPORT_BENCHMARK,
     TRANSPORT_SEEDS,
     Materials,
     Run,
     benchmarks,
+    by_rounds,
     contest,
     transports,
     tuning,
@@ -41,11 +46,15 @@ Wanted = Iterable[tuple[Store, Settings]]
 
 
 def make_lacking(wanted: Wanted, folder: Path, pool: ProcessPoolExecutor) -> None:
-    """Make the runs that are not stored, in this order, and store each when it is done."""
+    """Make the runs that are not stored, in this order, and store each when it is done. What is
+    wanted twice, for two tables, is made once.
+    """
+    lacking: list[tuple[Store, Settings]] = []
+    for store, settings in wanted:
+        if settings not in store and (store, settings) not in lacking:
+            lacking.append((store, settings))
     futures = {
-        pool.submit(make, settings, folder / store.name): store
-        for store, settings in wanted
-        if settings not in store
+        pool.submit(make, settings, folder / store.name): store for store, settings in lacking
     }
     for number, future in enumerate(as_completed(futures), start=1):
         store, run = futures[future], future.result()
@@ -63,15 +72,22 @@ def words_of(run: Run) -> str:
 
 def compared(stores: Sequence[Store], seeds: int) -> Iterator[tuple[Store, Settings]]:
     """Yield the runs that the page compares, at the learning rates that the stores tell: those of
-    the first ``seeds`` seeds of every benchmark.
+    the first ``seeds`` seeds of every benchmark, and of Potara and its baseline those of as many
+    seeds that chose nothing.
     """
     for store in stores:
         benchmark, rates = store.benchmark, store.rates()
         for seed in benchmark.seeds[:seeds]:
             yield from ((store, run) for run in contest(benchmark, seed, rates).values())
+        for seed in FRESH[:seeds]:
+            runs = contest(benchmark, seed, rates)
+            yield from ((store, runs[entry]) for entry in (REFERENCE, BASELINE))
         if store.name == TRANSPORT_BENCHMARK:
             for seed in range(min(seeds, TRANSPORT_SEEDS)):
                 yield from ((store, run) for run in transports(benchmark, seed, rates))
+        if store.name == ROUNDS_BENCHMARK:
+            for seed in FRESH[:seeds]:
+                yield from ((store, run) for _, _, run in by_rounds(benchmark, seed, rates))
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potara_flwr.comparison.differences import Row
-from potara_flwr.comparison.drawings import accuracy_against_bytes
+from potara_flwr.comparison.drawings import accuracy_against, accuracy_against_bytes
 from potara_flwr.results.drawing import png_of
 from simulations.markdown import rendered
 from simulations.method_quality import tables
@@ -16,6 +16,7 @@ from simulations.method_quality.studies import (
     DIGITS,
     PAPER,
     REFERENCE,
+    ROUNDS_BENCHMARK,
     SENTIMENT,
     TRANSPORT_BENCHMARK,
     TUNING_SEED,
@@ -69,12 +70,16 @@ def write_page(stores: Sequence[Store]) -> None:
     """Write the page and its figures."""
     transport = next(store for store in stores if store.name == TRANSPORT_BENCHMARK)
     transports = tables.transports_of(transport)
+    of_rounds = next(store for store in stores if store.name == ROUNDS_BENCHMARK)
+    rounds = tables.rounds_of(of_rounds)
     methods = {store.name: tables.methods_of(store) for store in stores}
     run = [store for store in stores if methods[store.name]]
     remarks = [remark(store, methods[store.name]) for store in stores]
     IMAGES.mkdir(exist_ok=True)
     for store in run:
         draw(store, methods[store.name])
+    if rounds:
+        (IMAGES / "results-rounds.png").write_bytes(png_of(accuracy_against("rounds")(rounds)))
     PAGE.write_text(
         rendered(
             Path(__file__).with_name("page.md.jinja"),
@@ -84,8 +89,14 @@ def write_page(stores: Sequence[Store]) -> None:
             potara={store.name: tables.groups_of(store)[REFERENCE] for store in run},
             transport=transport,
             transports=transports,
+            rounds=rounds,
+            of_rounds=of_rounds,
             tuned=[store for store in stores if tables.tuned_entries(store)],
-            remarks=remarks if transports else [*remarks, "- Transports: not run."],
+            remarks=[
+                *remarks,
+                *["- Transports: not run."][: not transports],
+                *["- Rounds: not run."][: not rounds],
+            ],
             tuning_seed=TUNING_SEED,
         )
     )

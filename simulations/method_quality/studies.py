@@ -26,6 +26,15 @@ TRANSPORTS = ("float32", "float16", "bfloat16", "int8")
 TRANSPORT_METHODS = ("fedit",)
 TRANSPORT_BENCHMARK = "digits-shared"
 TRANSPORT_SEEDS = 5
+ROUNDS = {
+    "potara": (2, 5, 10, 20),
+    "fedit_ft": (2, 5, 10, 20),
+    "fedit": (2, 5, 10, 20, 50, 100),
+}
+"""Method → the rounds at which it is compared, with the same local training after them, if any."""
+ROUNDS_BENCHMARK = "digits-shared"
+FRESH = (10, 11, 12, 13, 14)
+"""Seeds that chose nothing: no default, no rule, no learning rate."""
 DIGITS = ("digits-shared", "digits-conflicting")
 SENTIMENT = "sentiment"
 CIFAR10 = "cifar10-dinov2"
@@ -173,7 +182,7 @@ def _of_cifar10(
         entries=entries,
         rates=rates,
         own_rates={} if rates else CIFAR10_RATES,
-        seeds=(10, 11, 12, 13, 14),
+        seeds=FRESH,
         can_run=bool(data and model),
     )
 
@@ -228,6 +237,17 @@ def transports(benchmark: Benchmark, seed: int, rates: Mapping[str, float]) -> I
     for method in TRANSPORT_METHODS:
         for transport in TRANSPORTS:
             yield benchmark.run(method, seed, rates[method], {"federation.transport": transport})
+
+
+def by_rounds(
+    benchmark: Benchmark, seed: int, rates: Mapping[str, float]
+) -> Iterator[tuple[str, int, Settings]]:
+    """Yield method, rounds and run of one seed, of those that tell what rounds are worth."""
+    for method, numbers in ROUNDS.items():
+        # One without local training would have rounds in its place.
+        name = "federation.baseline-rounds" if method == "fedit" else "federation.rounds"
+        for number in numbers:
+            yield method, number, benchmark.run(method, seed, rates[method], {name: number})
 
 
 def accuracy(run: Run) -> float:

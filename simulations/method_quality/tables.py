@@ -14,11 +14,13 @@ from potara_flwr.merging.rules import RULES
 from simulations.method_quality.stored import Store
 from simulations.method_quality.studies import (
     BASELINE,
+    FRESH,
     REFERENCE,
     TRANSPORT_METHODS,
     TRANSPORT_SEEDS,
     TRANSPORTS,
     Run,
+    by_rounds,
     contest,
     transports,
 )
@@ -31,18 +33,22 @@ TIE = 1e-9
 """Accuracies nearer to each other than this are equal."""
 
 
-def groups_of(store: Store, entries: Sequence[str] = ()) -> dict[str, Group]:
+def groups_of(
+    store: Store, entries: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> dict[str, Group]:
     """Return entry → its runs, of the seeds that every entry has that was run at all, so that all
-    rows of a table have the same seeds; of all entries, or of some.
+    rows of a table have the same seeds; of all entries or of some, of the benchmark's seeds or of
+    others.
     """
+    seeds = seeds or store.benchmark.seeds
     rates = store.rates()
     runs: dict[str, dict[int, Run]] = {entry: {} for entry in entries or store.benchmark.entries}
-    for seed in store.benchmark.seeds:
+    for seed in seeds:
         for entry, settings in contest(store.benchmark, seed, rates).items():
             if entry in runs and (run := store.one(settings)) is not None:
                 runs[entry][seed] = run
     done = {entry: found for entry, found in runs.items() if found}
-    whole = [seed for seed in store.benchmark.seeds if all(seed in f for f in done.values())]
+    whole = [seed for seed in seeds if all(seed in f for f in done.values())]
     return {
         entry: Group({"method": entry}, {seed: found[seed] for seed in whole})
         for entry, found in done.items()
@@ -78,6 +84,56 @@ def transports_of(store: Store) -> list[Row]:
                 group = groups.setdefault(key, Group(dict(zip(names, key, strict=True))))
                 group.runs[seed] = run
     return compare(list(groups.values()), ["federation.transport=float32"]) if groups else []
+
+
+def rounds_of(store: Store) -> list[Row]:
+    """Return a row for each method and number of rounds, against Potara at the same number, of the
+    seeds that all have.
+    """
+    runs: dict[tuple[str, int], dict[int, Run]] = {}
+    for seed in FRESH:
+        of_seed = {
+            (method, rounds): store.one(settings)
+            for method, rounds, settings in by_rounds(store.benchmark, seed, store.rates())
+        }
+        if all(of_seed.values()):
+            for key, run in of_seed.items():
+                assert run is not None
+                runs.setdefault(key, {})[seed] = run
+    groups = [Group({"method": m, "rounds": rounds}, found) for (m, rounds), found in runs.items()]
+    return compare(groups, [f"method={REFERENCE}"]) if groups else []
+
+
+def rounds_table(rows: Sequence[Row]) -> str:
+    """Return what every method reaches with a number of rounds, and what it costs."""
+    return table(
+        ["`method`", "rounds", "accuracy (%)", "over potara with as many rounds (points)",
+         "MB a client", "steps a client"],
+        [
+            [f"`{row.group.settings['method']}`", str(row.group.settings["rounds"]),
+             row.accuracy.words(100), _gain(row), f"{_megabytes(row.group):.2f}",
+             f"{row.steps.mean:.0f}" if row.steps else "–"]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def rounds_to_equal(rows: Sequence[Row]) -> list[str]:
+    """Say for every number of Potara's rounds how many the other methods need for its accuracy."""
+    curves: dict[str, dict[int, float]] = {}
+    for row in rows:
+        method, rounds = row.group.settings["method"], row.group.settings["rounds"]
+        curves.setdefault(str(method), {})[int(rounds)] = row.accuracy.mean
+    said = []
+    for rounds, reached in curves.pop(REFERENCE).items():
+        parts = []
+        for method, curve in curves.items():
+            enough = [number for number, accuracy in curve.items() if accuracy >= reached]
+            few = f"{min(enough)}" if enough else f"more than the {max(curve)} tried"
+            parts.append(f"`{method}` needs {few}")
+        words = f"{rounds} rounds of `{REFERENCE}` ({100 * reached:.1f} %)"
+        said.append(f"- For what {words} reach, {', '.join(parts)}.")
+    return said
 
 
 def methods_table(rows: Sequence[Row]) -> str:
@@ -204,8 +260,8 @@ def aims_table(stores: Sequence[Store]) -> str:
     """Return what merging is worth on every benchmark."""
     rows = []
     for store in stores:
-        # Of all seeds that both have, whatever the other methods have.
-        groups = groups_of(store, (REFERENCE, BASELINE))
+        # Of all fresh seeds that both have, whatever the other methods have.
+        groups = groups_of(store, (REFERENCE, BASELINE), FRESH)
         if len(groups) < 2:
             continue
         ours, theirs = groups[REFERENCE], groups[BASELINE]
@@ -220,7 +276,7 @@ def aims_table(stores: Sequence[Store]) -> str:
         rows.append(
             [
                 store.benchmark.title,
-                str(len(ours.runs)),
+                ", ".join(map(str, ours.runs)),
                 _words(difference([statistics.fmean(c.values()) for c in gains.values()])),
                 f"{100 * statistics.fmean(gain >= -TIE for gain in each):.0f}",
                 f"{100 * _share(clients, 'personalized'):.0f}",

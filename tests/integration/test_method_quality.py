@@ -3,6 +3,7 @@
 import json
 import random
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from simulations.method_quality.stored import Store, compact, make
 from simulations.method_quality.studies import (
     CIFAR10,
     DIGITS,
+    FRESH,
     PAPER,
+    ROUNDS,
+    ROUNDS_BENCHMARK,
     SENTIMENT,
     TRANSPORT_METHODS,
     TRANSPORT_SEEDS,
@@ -26,11 +30,12 @@ from simulations.method_quality.studies import (
     Benchmark,
     Materials,
     benchmarks,
+    by_rounds,
     contest,
     transports,
     tuning,
 )
-from simulations.method_quality.tables import readme_table
+from simulations.method_quality.tables import readme_table, rounds_of, rounds_to_equal
 
 pytestmark = pytest.mark.integration
 
@@ -139,7 +144,62 @@ def test_every_method_runs_at_its_best_rate_of_the_grid(stores):
     assert digits.rates() == dict.fromkeys(METHODS, best)
     wanted = list(method_quality.compared([digits], seeds=2))
     assert {settings.train.learning_rate for _, settings in wanted} == {best}
-    assert len(wanted) == 2 * len(METHODS) + 2 * len(TRANSPORT_METHODS) * len(TRANSPORTS)
+    of_rounds = sum(len(numbers) for numbers in ROUNDS.values())
+    assert len(wanted) == 2 * (
+        len(METHODS) + 2 + len(TRANSPORT_METHODS) * len(TRANSPORTS) + of_rounds
+    )
+
+
+def test_what_two_tables_want_is_made_once(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        method_quality, "make", lambda settings, folder: invented(settings, random.Random(0))
+    )
+    digits = stores[ROUNDS_BENCHMARK]
+    wanted = list(method_quality.compared([digits], seeds=1))
+    preset = digits.benchmark.settings.federation.rounds
+    twice = [settings for _, settings in wanted if settings.seed == FRESH[0]
+             and settings.federation.rounds == preset and settings.method == "potara"]  # fmt: skip
+    assert len(twice) == 2
+    assert twice[0] == twice[1]
+    submitted = []
+    with ThreadPoolExecutor(1) as pool:
+        submit = pool.submit
+        monkeypatch.setattr(
+            pool, "submit", lambda *args: submitted.append(args[1]) or submit(*args)
+        )
+        method_quality.make_lacking(wanted, tmp_path, pool)
+    assert submitted.count(twice[0]) == 1
+    assert all(settings in digits for _, settings in wanted)
+
+
+def test_rounds_are_compared_at_seeds_that_chose_nothing(stores):
+    store = stores[ROUNDS_BENCHMARK]
+    rates = store.rates()
+    assert rounds_of(store) == []
+    for seed in FRESH[:2]:
+        for method, rounds, settings in by_rounds(store.benchmark, seed, rates):
+            assert settings.method == method
+            steps = settings.federation
+            assert (steps.baseline_rounds if method == "fedit" else steps.rounds) == rounds
+            run = invented(settings, random.Random(0))
+            # Every round is worth a point, local training five rounds, and Potara's merge three.
+            reached = 0.3 + 0.01 * (rounds + {"potara": 8, "fedit_ft": 5, "fedit": 0}[method])
+            run["summary"]["mean"]["accuracy"]["personalized"] = reached
+            for client in run["clients"]:
+                client["personalized"]["accuracy"] = reached
+            store.add(run)
+    rows = rounds_of(store)
+    assert len(rows) == sum(len(numbers) for numbers in ROUNDS.values())
+    assert all(set(row.group.runs) == set(FRESH[:2]) for row in rows)
+    (gain,) = [row.over_seeds.mean for row in rows if row.over_seeds
+               and row.group.settings == {"method": "fedit_ft", "rounds": 5}]  # fmt: skip
+    assert gain == pytest.approx(-0.03)
+    assert rounds_to_equal(rows)[1] == (
+        "- For what 5 rounds of `potara` (43.0 %) reach, `fedit_ft` needs 10, `fedit` needs 20."
+    )
+    assert rounds_to_equal(rows)[3].endswith(
+        "`fedit_ft` needs more than the 20 tried, `fedit` needs 50."
+    )
 
 
 def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path, monkeypatch):
@@ -149,7 +209,7 @@ def test_the_page_tells_of_every_method_and_only_of_whole_seeds(stores, tmp_path
     page.write_page(list(stores.values()))
     text = page.PAGE.read_text()
     assert "##" not in text
-    assert text.count("not run.") == len(stores) + 1
+    assert text.count("not run.") == len(stores) + 2
     gridded = [store for store in stores.values() if store.benchmark.rates]
     for store in stores.values():
         for settings in tuning(store.benchmark):
