@@ -14,6 +14,7 @@ from simulations.method_quality.stored import Store
 from simulations.method_quality.studies import (
     CIFAR10,
     DIGITS,
+    FRESH,
     PAPER,
     REFERENCE,
     ROUNDS_BENCHMARK,
@@ -98,6 +99,7 @@ def write_page(stores: Sequence[Store]) -> None:
                 *["- Rounds: not run."][: not rounds],
             ],
             tuning_seed=TUNING_SEED,
+            fresh=FRESH,
         )
     )
 

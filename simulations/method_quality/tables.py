@@ -260,8 +260,10 @@ def aims_table(stores: Sequence[Store]) -> str:
     """Return what merging is worth on every benchmark."""
     rows = []
     for store in stores:
-        # Of all fresh seeds that both have, whatever the other methods have.
+        # Of all fresh seeds that both have, whatever the other methods have; else of the others.
         groups = groups_of(store, (REFERENCE, BASELINE), FRESH)
+        if len(groups) < 2:
+            groups = groups_of(store, (REFERENCE, BASELINE))
         if len(groups) < 2:
             continue
         ours, theirs = groups[REFERENCE], groups[BASELINE]
