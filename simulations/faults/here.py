@@ -12,6 +12,7 @@ from potara_flwr.core.storage import load_record
 from potara_flwr.results.folder import CHECKPOINT
 from simulations.faults.full_disk import full_disk, mounting_allowed
 from simulations.faults.local import (
+    Save,
     finish,
     kill_again_and_again,
     next_attempt,
@@ -21,8 +22,14 @@ from simulations.faults.local import (
 from simulations.faults.subject import adapters_here, settings_of
 
 KILLS = 5
-SAVES = {5: "a client's state", 6: "the checkpoint", 9: "a client's adapters", 16: "results.json"}
-"""Which of a run's saves are cut short: the number → what it saves."""
+SAVES = {
+    "the checkpoint": Save("checkpoint.safetensors", 2),
+    "what a client has trained": Save("local-training.safetensors"),
+    "a client's adapters": Save("clients/1"),
+    "a client's report": Save("1/personalized.safetensors"),
+    "results.json": Save("results.json"),
+}
+"""What a run saves, of the saves that are cut short."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,12 @@ def faults_in_one_process(
         f"resumed, {len(places) - 1} times begun anew",
         places[-1],
     )
-    for number, what in SAVES.items():
+    for number, (what, save) in enumerate(SAVES.items(), start=1):
         place, log = folder / f"save-{number}", folder / f"save-{number}.log"
-        process = start(log, run_until_save, next_attempt(settings_of({}), place), number)
+        process = start(log, run_until_save, next_attempt(settings_of({}), place), save)
         process.join()
         if process.exitcode != -signal.SIGKILL:
-            raise RunError(f"save {number} was not met; the run's log is in {log}")
+            raise RunError(f"the save of {what} was not met; the run's log is in {log}")
         progress, _ = load_record(place / CHECKPOINT)
         finish(settings_of({}), place, log)
         found(f"kill within the save of {what}", f"resumed after round {progress['round']}", place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -9,7 +10,7 @@ import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from potara_flwr.core.errors import RunError
 from potara_flwr.in_process import run_in_process
@@ -44,12 +45,21 @@ def run_whole(flat: dict[str, Value]) -> None:
     run_in_process(from_flat(flat))
 
 
-def run_until_save(flat: dict[str, Value], number: int) -> None:
-    """Run, and die of SIGKILL in the ``number``-th save: all is written, nothing renamed."""
-    replace, saves = os.replace, iter(range(1, number + 1))
+class Save(NamedTuple):
+    """One of a run's saves, known by what it puts in its place."""
+
+    end: str
+    """Of the path of the file or the folder."""
+    number: int = 1
+    """Counted among the saves to such paths."""
+
+
+def run_until_save(flat: dict[str, Value], save: Save) -> None:
+    """Run, and die of SIGKILL in a save: all is written, nothing renamed."""
+    replace, saves = os.replace, itertools.count(1)
 
     def renamed(source: Any, destination: Any) -> None:
-        if next(saves) == number:
+        if Path(destination).match(save.end) and next(saves) == save.number:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, destination)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 from own_processes import HANGING
@@ -11,6 +12,7 @@ from potara_flwr.core.storage import load_record
 from potara_flwr.results.folder import CHECKPOINT, RESULTS, read_results
 from simulations.faults.full_disk import LIMIT, full_disk, mounting_allowed
 from simulations.faults.local import (
+    Save,
     finish,
     kill_again_and_again,
     next_attempt,
@@ -54,21 +56,24 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tm
 
 
 @pytest.mark.parametrize(
-    ("number", "cut", "finished_rounds"),
+    ("save", "finished_rounds"),
     [
-        (5, ".round-00002.safetensors.tmp", 1),
-        (6, ".checkpoint.safetensors.tmp", 1),
-        (7, ".local-training.safetensors.tmp", 2),
-        (8, ".0.tmp", 2),
-        (14, ".results.json.tmp", 2),
+        (Save("round-00002.safetensors"), 1),
+        (Save("checkpoint.safetensors", 2), 1),
+        (Save("local-training.safetensors"), 2),
+        (Save("clients/0"), 2),
+        (Save("personalized.safetensors"), 2),
+        (Save("results.json"), 2),
     ],
+    ids=str,
 )
-def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, number, cut, finished_rounds):
+def test_a_save_cut_short_leaves_what_was_there(whole, tmp_path, save, finished_rounds):
     place, log = tmp_path / "run", tmp_path / "log"
-    process = start(log, run_until_save, next_attempt(SETTINGS, place), number)
+    process = start(log, run_until_save, next_attempt(SETTINGS, place), save)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert [file.name for file in place.rglob(".*.tmp")] == [cut]
+    (cut,) = place.rglob(".*.tmp")
+    assert cut.name == f".{Path(save.end).name}.tmp"
     assert not (place / RESULTS).exists()
     progress, _ = load_record(place / CHECKPOINT)
     assert progress["round"] == finished_rounds
