@@ -1,15 +1,15 @@
 """Every message between server and clients: counted, in a fixed order, none lost in silence.
 
 :class:`MeteredGrid` stands between a strategy and Flower's grid. It measures the bytes of each
-message and reply, sorts the replies by client so that nothing depends on their order of arrival,
-and writes down who did not answer.
+message and reply, yields the replies as they arrive or has them sorted by client, and writes down
+who did not answer.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.app.error import Error
@@ -115,17 +115,19 @@ class MeteredGrid(RunGrid):
         messages: Iterable[Message],
         *,
         timeout: float | None = None,
-        on_reply: Callable[[Message], None] = lambda reply: None,
     ) -> list[Message]:
-        """Send messages and wait for the replies, at most ``timeout`` seconds. That is how long the
-        messages live, too: nobody begins, or goes on with, work that comes too late.
+        """Send messages and wait for the replies; return them, sorted by client."""
+        replies = self.replies(messages, timeout=timeout)
+        return sorted(replies, key=lambda reply: self._order(reply.metadata.src_node_id))
 
-        ``on_reply`` is called with each reply when it arrives.
+    def replies(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Send messages and yield the replies as they arrive, errors among them, at most one of
+        each node, for ``timeout`` seconds. That is how long the messages live, too: nobody begins,
+        or goes on with, work that comes too late.
 
-        Returns
-        -------
-        list of Message
-            The replies, errors among them, sorted by client.
+        Nothing is held here once it was yielded.
         """
         sent = sorted(messages, key=lambda message: self._order(message.metadata.dst_node_id))
         exchanges = self._exchanges(sent)
@@ -135,21 +137,21 @@ class MeteredGrid(RunGrid):
                 message.metadata.ttl = timeout
         pushed = zip(self.push_messages(sent), sent, strict=False)
         waiting = {message_id: message for message_id, message in pushed if message_id}
-        replies: dict[int, Message] = {}
+        replied: set[int] = set()
         for reply in self._arriving(waiting, math.inf if timeout is None else timeout):
             asked = waiting.pop(reply.metadata.reply_to_message_id, None)
             if asked is None:
                 self._refuse_unasked(reply, exchanges)
                 continue
             node = asked.metadata.dst_node_id
-            exchanges[node].bytes_up, replies[node] = self._read(reply, asked)
-            on_reply(replies[node])
+            replied.add(node)
+            exchanges[node].bytes_up, read = self._read(reply, asked)
+            yield read
         for node, exchange in exchanges.items():
-            if node in self.clients and node not in replies:
+            if node in self.clients and node not in replied:
                 self.ledger.miss(
                     self.clients[node], exchange.round, exchange.kind, f"no reply in {timeout:g} s"
                 )
-        return [replies[node] for node in sorted(replies, key=self._order)]
 
     def _exchanges(self, sent: Iterable[Message]) -> dict[int, Exchange]:
         """Return node id → what is written down of its message.

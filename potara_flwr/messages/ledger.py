@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from logging import WARNING
 from typing import Any
@@ -12,8 +13,8 @@ from flwr.supercore import log
 from potara_flwr.core.errors import one_line
 from potara_flwr.core.many import named
 
-KINDS = ("describe", "train", "evaluate", "personalize")
-"""What a message can ask of a client, in the order of a round."""
+KINDS = ("describe", "train", "evaluate", "personalize", "state")
+"""What a message can ask of a client, in the order of a round; last, what a client has lost."""
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Ledger:
         return named(
             [
                 f"{self.who(item.client)}: {item.reason}"
-                for item in [*self.refused, *self.missing]
+                for item in [*_in_order(self.refused), *_in_order(self.missing)]
                 if (item.round, item.kind) == (server_round, kind)
             ],
             "; ",
@@ -105,8 +106,8 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         """Return the parts of ``results.json`` that tell of communication.
 
-        Messages stand in the order of rounds, kinds and clients, whatever the order of arrival;
-        those to nodes that are no client are left out.
+        All stands in the order of rounds, kinds and clients, whatever the order of arrival;
+        messages to nodes that are no client are left out.
         """
         these = [
             {
@@ -121,19 +122,16 @@ class Ledger:
         ]
         messages = sorted(
             [*self.earlier, *these],
-            key=lambda message: (
-                message["round"] is None, message["round"], KINDS.index(message["kind"]),
-                message["client"],
-            ),
-        )  # fmt: skip
+            key=lambda message: _moment(message["round"], message["kind"], message["client"]),
+        )
         return {
             "communication": {
                 "bytes_down": sum(message["bytes_down"] for message in messages),
                 "bytes_up": sum(message["bytes_up"] for message in messages),
                 "messages": messages,
             },
-            "refused": [self._named(absence) for absence in self.refused],
-            "missing": [self._named(absence) for absence in self.missing],
+            "refused": [self._named(absence) for absence in _in_order(self.refused)],
+            "missing": [self._named(absence) for absence in _in_order(self.missing)],
         }
 
     def who(self, client: int | None) -> str:
@@ -160,3 +158,17 @@ class Ledger:
         log(WARNING, "%s: %s, %s%s: %s", word, self.who(absence.client), absence.kind, where,
             absence.reason)  # fmt: skip
         absences.append(absence)
+
+
+def _in_order(absences: Iterable[Absence]) -> list[Absence]:
+    """Return absences in the order of a run's messages; those of nodes that are no client last."""
+    return sorted(absences, key=lambda item: _moment(item.round, item.kind, item.client))
+
+
+def _moment(server_round: int | None, kind: str, client: int | None) -> tuple[float, int, float]:
+    """Return the place of a message in a run."""
+    return (
+        math.inf if server_round is None else server_round,
+        KINDS.index(kind),
+        math.inf if client is None else client,
+    )

@@ -12,9 +12,9 @@ from logging import INFO
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from flwr.serverapp import Grid
 from flwr.supercore import log
 
+from potara_flwr.messages.grid import MeteredGrid
 from potara_flwr.strategies.lora_averaging import LoraAveraging
 from potara_flwr.strategies.private import PrivateAveraging
 
@@ -68,7 +68,7 @@ class RoundResult:
 
 def run_rounds(
     strategy: LoraAveraging | PrivateAveraging,
-    grid: Grid,
+    grid: MeteredGrid,
     arrays: ArrayRecord,
     *,
     done: int,
@@ -92,10 +92,10 @@ def run_rounds(
         log(INFO, "[ROUND %d/%d]", server_round, total)
         config = ConfigRecord(dict(told))
         messages = strategy.configure_train(server_round, arrays, config, grid)
-        replies = grid.send_and_receive(messages, timeout=timeout)
+        replies = grid.replies(messages, timeout=timeout)
         arrays, trained = strategy.aggregate_train(server_round, replies)
         config = ConfigRecord(dict(told))
         messages = strategy.configure_evaluate(server_round, arrays, config, grid)
-        replies = grid.send_and_receive(messages, timeout=timeout)
+        replies = grid.replies(messages, timeout=timeout)
         evaluated = strategy.aggregate_evaluate(server_round, replies)
         yield RoundResult.of(server_round, arrays, trained, evaluated)

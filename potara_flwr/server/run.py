@@ -189,11 +189,13 @@ class FederatedRun:
         """
         config = ConfigRecord({**self.told})
         messages = self.strategy.configure_personalize(self.total, self.arrays, config, self.asked)
-        replies = self.grid.send_and_receive(
-            messages, timeout=self.settings.federation.timeout, on_reply=self._on_reply
-        )
-        seconds = self._seconds_in_rounds()
-        clients = [entry for reply in replies if (entry := self._entry(reply, seconds))]
+        seconds, clients = self._seconds_in_rounds(), []
+        for reply in self.grid.replies(messages, timeout=self.settings.federation.timeout):
+            for callback in self.callbacks:
+                callback.on_reply(self, reply)
+            if entry := self._entry(reply, seconds):
+                clients.append(entry)
+        clients.sort(key=lambda entry: entry["client"])
         if not clients:
             reasons = self.ledger.absent(None, "personalize")
             raise RunError(f"no client could be personalized ({reasons})")
@@ -237,10 +239,6 @@ class FederatedRun:
             "clients": result.clients,
             "training_seconds": result.client_seconds,
         }
-
-    def _on_reply(self, reply: Message) -> None:
-        for callback in self.callbacks:
-            callback.on_reply(self, reply)
 
     def _entry(
         self, reply: Message, seconds_in_rounds: Mapping[int, list[float]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -21,14 +21,22 @@ def weighted_average(updates: Sequence[Mapping[str, NDArray]], weights: Sequence
     The result has the dtype of the first update (McMahan et al., 2017, arXiv 1602.05629, eq. of
     FederatedAveraging).
     """
+    return {name: average_of((update[name] for update in updates), weights) for name in updates[0]}
+
+
+def average_of(arrays: Iterable[NDArray], weights: Sequence[float]) -> NDArray:
+    """Return Σ w_k a_k / Σ w_k, summed in the given order in float64, in the dtype of the first.
+
+    One array is held at a time.
+    """
     total = float(sum(weights))
-    return {
-        name: sum(
-            (weight / total) * update[name].astype(np.float64)
-            for update, weight in zip(updates, weights, strict=True)
-        ).astype(first.dtype)  # type: ignore[union-attr]
-        for name, first in updates[0].items()
-    }
+    summed: NDArray | None = None
+    dtype = None
+    for array, weight in zip(arrays, weights, strict=True):
+        part = (weight / total) * array.astype(np.float64)
+        summed, dtype = (part, array.dtype) if summed is None else (summed + part, dtype)
+    assert summed is not None
+    return summed.astype(dtype)
 
 
 def average_components(
@@ -46,18 +54,16 @@ def average_components(
     averaged: Arrays = {}
     for name, first in start.items():
         if kind_of(name) == "head":
-            averaged |= weighted_average([{name: update[name]} for update in updates], weights)
+            averaged[name] = average_of((update[name] for update in updates), weights)
             continue
         axis = ("A", "B").index(kind_of(name))
         ranks = [update[name].shape[axis] for update in updates]
         blocks = []
         for low, high in pairwise(sorted({0, *ranks})):
             part = components(name, low, high)
-            having = [at for at, rank in enumerate(ranks) if rank >= high]
-            block = weighted_average(
-                [{name: updates[at][name][part]} for at in having], [weights[at] for at in having]
-            )
-            blocks.append(block[name])
+            long = [at for at, rank in enumerate(ranks) if rank >= high]
+            these = (updates[at][name][part] for at in long)
+            blocks.append(average_of(these, [weights[at] for at in long]))
         blocks.append(first[components(name, max(ranks), first.shape[axis])])
         averaged[name] = np.concatenate(blocks, axis)
     return averaged

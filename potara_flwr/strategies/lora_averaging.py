@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from logging import INFO
 
@@ -19,6 +19,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
+from numpy.typing import NDArray
 
 from potara_flwr.core.arrays import Arrays, below, members, within
 from potara_flwr.core.errors import RunError
@@ -34,6 +35,7 @@ from potara_flwr.strategies.averages import (
     norm_limit,
     norm_of_change,
 )
+from potara_flwr.strategies.updates import RoundUpdates
 
 SCORES = {"train": ("loss", "seconds"), "evaluate": ("loss", "accuracy")}
 """What a client reports of itself in a round, besides its number of samples and the round."""
@@ -124,7 +126,7 @@ class LoraAveraging(FedAvg):
         return [nodes[index] for index in sorted(rng.permutation(len(nodes))[:size])]
 
     def average(
-        self, updates: Sequence[Arrays], weights: Sequence[float]
+        self, updates: Sequence[Mapping[str, NDArray]], weights: Sequence[float]
     ) -> tuple[Arrays, float | None]:
         """Return the average of adapters, and its relative error where that is measured."""
         if self.federation.aggregation == "exact":
@@ -239,8 +241,27 @@ class LoraAveraging(FedAvg):
         RunError
             Fewer than ``min_reply_fraction`` of the round's clients sent a usable update.
         """
-        good = self._usable(server_round, replies, "train")
-        updates, norm_ratio = self._updates(server_round, good)
+        with RoundUpdates() as updates:
+            numbers = self._take(server_round, replies, updates)
+            norm_ratio = self._drop_far(server_round, updates)
+            self._check_enough(server_round, updates)
+            contents = [numbers[client] for client in updates]
+            weights = [1.0] * len(contents)
+            if self.federation.weighting == "examples":
+                weights = [_numbers(content)[self.weighted_by_key] for content in contents]
+            averaged, error = self.combine(updates, weights)
+            metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+            metrics["clients"] = list(self._sent)
+            metrics["training-seconds"] = [
+                float(_numbers(numbers[client])["seconds"]) if client in updates else -1.0
+                for client in self._sent
+            ]
+        for name, value in (("norm-ratio", norm_ratio), ("aggregation-error", error)):
+            if value is not None:
+                metrics[name] = value
+        return record_of(averaged), metrics
+
+    def _check_enough(self, server_round: int, updates: Collection[int]) -> None:
         needed = math.ceil(self.federation.min_reply_fraction * len(self._sent))
         if len(updates) < needed:
             reasons = self.ledger.absent(server_round, "train")
@@ -248,24 +269,9 @@ class LoraAveraging(FedAvg):
                 f"round {server_round}: {len(updates)} of {len(self._sent)} clients sent a "
                 f"usable update, {needed} are needed ({reasons})"
             )
-        contents = [good[client] for client in updates]
-        weights = [1.0] * len(contents)
-        if self.federation.weighting == "examples":
-            weights = [_numbers(content)[self.weighted_by_key] for content in contents]
-        averaged, error = self.combine(updates, weights)
-        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-        metrics["clients"] = list(self._sent)
-        metrics["training-seconds"] = [
-            float(_numbers(good[client])["seconds"]) if client in updates else -1.0
-            for client in self._sent
-        ]
-        for name, value in (("norm-ratio", norm_ratio), ("aggregation-error", error)):
-            if value is not None:
-                metrics[name] = value
-        return record_of(averaged), metrics
 
     def combine(
-        self, updates: Mapping[int, Arrays], weights: Sequence[float]
+        self, updates: RoundUpdates, weights: Sequence[float]
     ) -> tuple[Arrays, float | None]:
         """Return the average of the round's updates (client → adapter), and its relative error
         where that is measured.
@@ -282,7 +288,8 @@ class LoraAveraging(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Check the replies and take the plain mean of the scores over the clients."""
-        good = list(self._usable(server_round, replies, "evaluate").values())
+        found = sorted(self._usable(server_round, replies, "evaluate"), key=lambda pair: pair[0])
+        good = [content for _, content in found]
         return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
 
     def _messages(
@@ -304,16 +311,24 @@ class LoraAveraging(FedAvg):
             for node, record in sent.items()
         ]
 
-    def _updates(
-        self, server_round: int, good: Mapping[int, RecordDict]
-    ) -> tuple[dict[int, Arrays], float | None]:
-        """Return the adapters of the replies without fault, and the largest norm of them over their
-        median; refuse those that lie too far from what the client was sent.
+    def _take(
+        self, server_round: int, replies: Iterable[Message], updates: RoundUpdates
+    ) -> dict[int, RecordDict]:
+        """Put the adapters of the replies without fault into ``updates``, each as it arrives;
+        return client → the rest of its reply.
         """
-        updates, norms = {}, {}
-        for client, content in good.items():
-            updates[client] = self._update(client, content)
-            norms[client] = norm_of_change(self._sent[client].values, updates[client])
+        numbers = {}
+        for client, content in self._usable(server_round, replies, "train"):
+            update = self._update(client, content)
+            updates.add(client, update, norm_of_change(self._sent[client].values, update))
+            numbers[client] = RecordDict({"metrics": content.metric_records["metrics"]})
+        return numbers
+
+    def _drop_far(self, server_round: int, updates: RoundUpdates) -> float | None:
+        """Refuse the updates that lie too far from what the client was sent; return the largest
+        norm of all over their median.
+        """
+        norms = updates.norms
         finite = {client: norm for client, norm in norms.items() if math.isfinite(norm)}
         limit, origin = self.norm_limit(finite)
         for client, norm in norms.items():
@@ -324,8 +339,8 @@ class LoraAveraging(FedAvg):
             else:
                 continue
             self.ledger.refuse(client, server_round, "train", fault)
-            del updates[client]
-        return updates, _ratio_to_median(finite.values())
+            updates.drop(client)
+        return _ratio_to_median(finite.values())
 
     def _update(self, client: int, content: RecordDict) -> Arrays:
         """Return the adapter in a reply without fault; an int8 one may overflow."""
@@ -339,9 +354,11 @@ class LoraAveraging(FedAvg):
 
     def _usable(
         self, server_round: int, replies: Iterable[Message], kind: str
-    ) -> dict[int, RecordDict]:
-        """Return the contents without a fault, sorted by client; refuse the others by name."""
-        good: dict[int, RecordDict] = {}
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """Yield the clients and contents of replies without a fault, as they arrive; refuse the
+        others by name.
+        """
+        good: set[int] = set()
         told = self.num_examples.get(kind, {})
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -362,10 +379,10 @@ class LoraAveraging(FedAvg):
             else:
                 fault = find_fault(reply.content, asked)
             if fault is None:
-                good[client] = reply.content
+                good.add(client)
+                yield client, reply.content
             else:
                 self.ledger.refuse(client, server_round, kind, fault)
-        return {client: good[client] for client in sorted(good)}
 
 
 def _ratio_to_median(norms: Collection[float]) -> float | None:

@@ -16,6 +16,7 @@ from potara_flwr.core.seeds import derive_seed
 from potara_flwr.settings.groups import PrivacySettings
 from potara_flwr.strategies.averages import mean_of_clipped
 from potara_flwr.strategies.lora_averaging import LoraAveraging
+from potara_flwr.strategies.updates import RoundUpdates
 
 ROUNDING = 1e-3
 """By how much, relatively, an honest client's norm may exceed the clipping norm: it clips and sends
@@ -39,7 +40,7 @@ class ClippedAveraging(LoraAveraging):
         return self.clipping_norm * (1 + ROUNDING), "it was not clipped"
 
     def combine(
-        self, updates: Mapping[int, Arrays], weights: Sequence[float]
+        self, updates: RoundUpdates, weights: Sequence[float]
     ) -> tuple[Arrays, float | None]:
         """Return what was sent plus the mean of the clipped changes to it."""
         start = next(iter(self._sent.values())).values

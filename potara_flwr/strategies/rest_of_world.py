@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord
@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord
 from potara_flwr.core.arrays import Arrays, below, members, within
 from potara_flwr.messages.transport import values_of
 from potara_flwr.strategies.lora_averaging import EncodedAdapter, LoraAveraging
+from potara_flwr.strategies.updates import RoundUpdates
 
 
 class RestOfWorld(LoraAveraging):
@@ -60,9 +61,9 @@ class RestOfWorld(LoraAveraging):
             self._to_clients[int(client)] = self._as_sent(sent)
 
     def combine(
-        self, updates: Mapping[int, Arrays], weights: Sequence[float]
+        self, updates: RoundUpdates, weights: Sequence[float]
     ) -> tuple[Arrays, float | None]:
         """Keep every client's adapter; return the mean of all, which nobody is sent."""
-        self.latest |= updates
+        self.latest |= {client: dict(update) for client, update in updates.items()}
         self._to_clients.clear()
         return super().combine(updates, weights)

@@ -100,8 +100,7 @@ def growth(found: Sequence[Size]) -> Iterator[Row]:
             f"({kilobytes:.0f} kB a further client)",
             [many.peak / few.peak],
             1.1,
-            "the updates of a round's clients are held together until they are averaged, as they "
-            "came and decoded; next to them everybody's samples are small",
+            "see the table of sizes",
         )
 
 

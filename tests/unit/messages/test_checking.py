@@ -139,7 +139,7 @@ class Watched(LoraAveraging):
     """Keeps the updates that it has averaged."""
 
     def combine(self, updates, weights):
-        self.updates = updates
+        self.updates = {client: dict(update) for client, update in updates.items()}
         return super().combine(updates, weights)
 
 

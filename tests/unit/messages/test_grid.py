@@ -55,10 +55,13 @@ class SlowGrid(Grid):
         return []
 
 
-def send(grid, timeout=5.0, **kwargs):
+def messages_to_all():
     content = RecordDict({"config": ConfigRecord({"server-round": 4})})
-    messages = [Message(content, node, "train", group_id="4") for node in (30, 10, 20)]
-    return grid.send_and_receive(messages, timeout=timeout, **kwargs)
+    return [Message(content, node, "train", group_id="4") for node in (30, 10, 20)]
+
+
+def send(grid, timeout=5.0):
+    return grid.send_and_receive(messages_to_all(), timeout=timeout)
 
 
 def metered(silent=()) -> MeteredGrid:
@@ -67,15 +70,23 @@ def metered(silent=()) -> MeteredGrid:
 
 def test_replies_come_sorted_by_client_and_are_counted():
     grid = metered()
-    seen = []
-    replies = send(grid, on_reply=lambda reply: seen.append(reply.metadata.src_node_id))
+    replies = send(grid)
     assert [reply.metadata.src_node_id for reply in replies] == [30, 10, 20]
-    assert seen == [20, 10, 30]
     messages = grid.ledger.to_json()["communication"]["messages"]
     assert [(m["client"], m["round"], m["kind"]) for m in messages] == [
         (0, 4, "train"), (1, 4, "train"), (2, 4, "train"),
     ]  # fmt: skip
     assert {m["bytes_up"] for m in messages} == {content_bytes(replies[0].content)}
+
+
+def test_replies_can_be_had_as_they_arrive():
+    grid = metered()
+    replies = grid.replies(messages_to_all(), timeout=5.0)
+    first = next(replies)
+    assert first.metadata.src_node_id == 20
+    assert grid.ledger.bytes()[1] == content_bytes(first.content)
+    assert [reply.metadata.src_node_id for reply in replies] == [10, 30]
+    assert grid.ledger.bytes()[1] == 3 * content_bytes(first.content)
 
 
 def test_who_does_not_answer_in_time_is_missing_by_name():
