@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from potara_flwr.core.arrays import Arrays
 from potara_flwr.core.storage import writing
 
-IN_MEMORY = 64 * 2**20
+IN_MEMORY = 8 * 2**20
 """Bytes of updates above which they are kept on disk."""
 
 
